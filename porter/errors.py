@@ -52,7 +52,7 @@ def codes() -> list[tuple[str, str]]:
     """Every code that has a page, with the page's title, in the order of the codes."""
     found = []
     for page in _pages().iterdir():
-        code, dot, suffix = page.name.partition(".")
+        code, _, suffix = page.name.partition(".")
         if suffix == "md" and _CODE.fullmatch(code):
             heading = page.read_text(encoding="utf-8").partition("\n")[0]
             found.append((code, heading.removeprefix(f"# {code}").strip()))
