@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interface of a captured model, the same for every dialect."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from porter.ops import Array, Op, Value
+from porter.rewrite import Fragment
+
+__all__ = ["Graph"]
+
+
+class Graph(ABC):
+    """A model with static shapes: inputs, outputs, and ops in topological order.
+
+    A dialect lifts its own nodes to :class:`~porter.ops.Op` and lowers fragments back; nothing above it sees a node.
+    Names of values are unique and stable: a value that survives a rewrite keeps its name.
+    """
+
+    #: "fx" or "onnx".
+    dialect: ClassVar[str]
+    #: The model's inputs and outputs, in the order of the model's own signature.
+    inputs: list[Value]
+    outputs: list[Value]
+    #: Where it was loaded from, for messages ("yolox_s.onnx", "yolox:yolox_s").
+    source: str
+
+    @abstractmethod
+    def ops(self) -> list[Op]:
+        """Every op in topological order, lifted now (cached until the next change)."""
+
+    @abstractmethod
+    def replace(self, replacements: Iterable[tuple[Op, Fragment]]) -> None:
+        """Put each fragment in the place of its op, in one pass, then drop what nothing reads any more.
+
+        The results of a fragment take the names of the outputs they stand for. Model inputs and outputs keep name,
+        order, shape and dtype.
+        """
+
+    @abstractmethod
+    def evaluate(self, values: Sequence[Value], limit: int) -> dict[str, Array]:
+        """Compute values that depend on constants and shapes only, by the framework's own kernels.
+
+        Args:
+            values: outputs of ops whose inputs, followed up, end in constants or in the shapes of other values.
+            limit: the most bytes that any one result may take; larger ones are left out of the answer.
+        """
+
+    @abstractmethod
+    def run(self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = ()) -> list[Array]:
+        """Run on the host: the outputs in order, then the values named by ``taps``.
+
+        Raises :class:`~porter.errors.PorterError` when an input is missing or has the wrong shape or dtype.
+        """
+
+    @abstractmethod
+    def copy(self) -> Graph:
+        """An independent graph (weights may be shared, they are never written)."""
+
+    @abstractmethod
+    def save(self, path: Path, ledger: Mapping[str, Any] | None = None) -> None:
+        """Write the model at ``path`` (already a temporary name), with the origin of each node and the ledger inside."""
+
+    def producers(self) -> dict[str, Op]:
+        """The op that computes each value, by the value's name."""
+        return {out.name: op for op in self.ops() for out in op.outputs}
+
+    def uses(self) -> dict[str, int]:
+        """How many times each value is read by ops, plus one for each graph output."""
+        count: dict[str, int] = {}
+        for op in self.ops():
+            for value in op.operands:
+                count[value.name] = count.get(value.name, 0) + 1
+        for value in self.outputs:
+            count[value.name] = count.get(value.name, 0) + 1
+        return count

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a rewrite is written: one function that builds the replacement of one op.
+
+    @rewrite(removes="silu", yields=("sigmoid", "mul"), claim="exact")
+    def silu_to_sigmoid_mul(b, op):
+        '''silu(x) becomes x * sigmoid(x). ...the manual page...'''
+        x = op.inputs[0]
+        return b.mul(x, b.sigmoid(x))
+
+The function gets a :class:`Builder` and the op, and returns one :class:`~porter.ops.Value` for each output
+of the op (a single value for a single output). It never touches a graph: the builder records a :class:`Fragment`
+in porter's vocabulary, the planner checks that every op of it is legal, and the dialect of the graph lowers
+it. A rule that does not apply raises :class:`NotApplicable` with the reason, which the report shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from porter.infer import infer
+from porter.ops import Array, Op, Origin, Value
+
+__all__ = ["CLAIMS", "Builder", "Claim", "Fragment", "NotApplicable", "Rule", "Surroundings", "rewrite"]
+
+Claim = Literal["exact", "bounded", "approximate", "retrain"]
+
+#: What each claim promises, strongest first.
+CLAIMS: dict[Claim, str] = {
+    "exact": "the same values: bit-equal, or within the few units in the last place that the rule states",
+    "bounded": "the same mathematics in another order: float rounding only, within the bound that the rule states",
+    "approximate": "another function, close to the first; the rule states how close",
+    "retrain": "another function; the model must be fine-tuned afterwards",
+}
+
+
+class NotApplicable(Exception):
+    """Raised by a rule to say why it does not apply to this op."""
+
+
+class Surroundings(Protocol):
+    """What a rule may ask about the graph around its op."""
+
+    def producer(self, value: Value) -> Op | None:
+        """The op that computes ``value``; None for inputs and constants."""
+
+    def uses(self, value: Value) -> int:
+        """How many times ``value`` is read, graph outputs included."""
+
+
+@dataclass(slots=True)
+class Fragment:
+    """What a rule built: ops in order, and the value that stands for each output of the op replaced.
+
+    A result may be the output of one of the ops, a constant, or a value that the graph already has.
+    """
+
+    ops: list[Op]
+    results: tuple[Value, ...]
+
+
+class Builder:
+    """Records ops of the vocabulary, with shapes and dtypes inferred.
+
+    Every kind is a method: ``b.add(x, y)``, ``b.slice(x, axes=(1,), starts=(0,), ends=(2,), steps=(1,))``; a kind with
+    several outputs returns a tuple. Python numbers given as operands become scalar constants of the dtype of the other
+    operand. Names of Python keywords take an underscore (``b.if_``).
+    """
+
+    def __init__(self, around: Surroundings, origin: Origin, prefix: str, rule: str) -> None:
+        self._around = around
+        self._origin = origin.after(rule)
+        self._prefix = prefix
+        self.ops: list[Op] = []
+
+    def producer(self, value: Value) -> Op | None:
+        """The op that computes ``value``: of this fragment, or of the graph around it."""
+        for op in self.ops:
+            if any(out is value for out in op.outputs):
+                return op
+        return self._around.producer(value)
+
+    def uses(self, value: Value) -> int:
+        """How many times the graph reads ``value``, graph outputs included."""
+        return self._around.uses(value)
+
+    def merge_origin(self, *ops: Op) -> None:
+        """Say that the ops built so far and from now on also replace ``ops`` (a rule that looks upstream)."""
+        rule = self._origin.rules[-1]
+        self._origin = self._origin.after(rule, *(op.origin for op in ops))
+        for built in self.ops:
+            built.origin = self._origin
+
+    def const(self, data: Any, dtype: str | None = None) -> Value:
+        """A constant: an array, or a number with its dtype (default: float32 or int64)."""
+        if dtype is None and isinstance(data, float):
+            dtype = "float32"
+        array = np.asarray(data, dtype=dtype)
+        return Value.constant(f"{self._prefix}_c{self._count()}", array)
+
+    def op(self, kind: str, inputs: Sequence[Value | float | None], **attrs: Any) -> tuple[Value, ...]:
+        """One op of ``kind``; all its outputs. Raises ``ValueError`` where the operands do not fit."""
+        like = next((v.dtype for v in inputs if isinstance(v, Value) and v.dtype), "float32")
+        operands = tuple(v if v is None or isinstance(v, Value) else self.const(v, like) for v in inputs)
+        specs = infer(kind, operands, attrs)
+        n = self._count()
+        outs = tuple(
+            Value(f"{self._prefix}_{n}" + (f"_{i}" if len(specs) > 1 else ""), shape, dtype)
+            for i, (shape, dtype) in enumerate(specs)
+        )
+        self.ops.append(Op(kind, operands, outs, attrs, outs[0].name, self._origin))
+        return outs
+
+    def __getattr__(self, kind: str) -> Callable[..., Any]:
+        if kind.startswith("_"):
+            raise AttributeError(kind)
+        name = kind.rstrip("_")
+
+        def build(*inputs: Value | float | None, **attrs: Any) -> Any:
+            outs = self.op(name, inputs, **attrs)
+            return outs[0] if len(outs) == 1 else outs
+
+        return build
+
+    def _count(self) -> int:
+        self._n = getattr(self, "_n", -1) + 1
+        return self._n
+
+
+Result = Value | Sequence[Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rewrite rule. ``doc`` is its manual page; ``error`` states the bound that its claim promises."""
+
+    name: str
+    removes: tuple[str, ...]
+    yields: tuple[str, ...]
+    claim: Claim
+    error: str
+    doc: str
+    build: Callable[[Builder, Op], Result]
+    optional: bool = False
+
+    def apply(self, around: Surroundings, op: Op, prefix: str) -> Fragment:
+        """Build the replacement of ``op``. Raises :class:`NotApplicable` with the rule's reason."""
+        if op.kind not in self.removes:
+            raise NotApplicable(f"{self.name} replaces {' or '.join(self.removes)}, not {op.kind}")
+        b = Builder(around, op.origin, prefix, self.name)
+        built = self.build(b, op)
+        results = (built,) if isinstance(built, Value) else tuple(built)
+        if len(results) != len(op.outputs):
+            raise TypeError(f"{self.name} built {len(results)} results for the {len(op.outputs)} outputs of {op.kind}")
+        for old, new in zip(op.outputs, results, strict=True):
+            if (old.shape, old.dtype) != (new.shape, new.dtype) and old.shape is not None:
+                raise TypeError(f"{self.name} built {new!r} where {op.kind} gives {old!r}")
+        for out in b.ops:
+            if out.kind not in self.yields:
+                raise TypeError(f"{self.name} built {out.kind}, which it does not declare in yields")
+        return Fragment(b.ops, results)
+
+
+def rewrite(
+    *,
+    removes: str | Sequence[str],
+    yields: str | Sequence[str] = (),
+    claim: Claim,
+    error: str = "",
+    optional: bool = False,
+) -> Callable[[Callable[[Builder, Op], Result]], Rule]:
+    """Declare a rule.
+
+    Args:
+        removes: the kind or kinds that the rule replaces.
+        yields: every kind that the replacement may contain.
+        claim: what the rule promises (see :data:`CLAIMS`).
+        error: the bound, in words a user can check, such as "2 ulp in float32"; empty for bit-equal.
+        optional: never chosen for legality alone; only when the user names it (``--apply``).
+    """
+
+    def declare(build: Callable[[Builder, Op], Result]) -> Rule:
+        as_tuple = lambda names: (names,) if isinstance(names, str) else tuple(names)  # noqa: E731
+        doc = (build.__doc__ or "").strip()
+        if not doc:
+            raise TypeError(f"rewrite {build.__name__} has no docstring; it is its manual page")
+        return Rule(build.__name__, as_tuple(removes), as_tuple(yields), claim, error, doc, build, optional)
+
+    return declare
