@@ -70,5 +70,5 @@ def explain(code: str) -> str:
     if wanted in known:
         return _pages().joinpath(f"{wanted}.md").read_text(encoding="utf-8")
     near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.0)
-    hint = f"Did you mean {near[0]}? " if near else ""
-    raise PorterError("PT517", f"there is no code {code!r}", fix=f"{hint}Run `porter explain` for the whole list.")
+    fix = f"Did you mean {near[0]}? Run `porter explain` for the whole list."
+    raise PorterError("PT517", f"there is no code {code!r}", fix=fix)

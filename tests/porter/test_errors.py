@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every code that the source can raise has a page, every page belongs to a code in use, and errors read well."""
+"""Every code in use has a page, every page belongs to a code in use, and errors read well."""
 
 from __future__ import annotations
 
