@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The module path of every op that has weights: one answer for state dicts, generated modules and encodings."""
+"""The module path of every op with weights: one answer for state dicts, generated modules and encodings."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ PARAMETERS: dict[str, tuple[tuple[int, str], ...]] = {
 
 #: Names that a child of a ``torch.nn.Module`` cannot have, because the class uses them (torch 1.3 and later).
 RESERVED = frozenset(
-    "T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval "
-    "extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu load_state_dict modules mtia "
-    "named_buffers named_children named_modules named_parameters parameters register_backward_hook register_buffer "
-    "register_forward_hook register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook "
-    "register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module register_parameter "
-    "register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory "
-    "state_dict to to_empty train training type xpu zero_grad".split()
+    """
+    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double
+    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule
+    half ipu load_state_dict modules mtia named_buffers named_children named_modules named_parameters
+    parameters register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to
+    to_empty train training type xpu zero_grad
+    """.split()  # noqa: SIM905 a word list
 )
 
 _COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -52,9 +55,9 @@ def module_paths(graph: Graph) -> dict[str, str]:
 
     The path is the weight's own name without its last component (``backbone.stem.conv.weight`` gives
     ``backbone.stem.conv``). Where the weight has no such name (a rewrite made it, or an exporter called it
-    ``onnx::Conv_512``), it is the module that the op comes from, or else the op's name. Ops of the same kind and
-    attributes that read the very same weights share a path; apart from that a path is never shared, and no path lies
-    inside another.
+    ``onnx::Conv_512``), it is the module that the op comes from, or else the op's name. Ops of the same kind
+    and attributes that read the very same weights share a path; apart from that a path is never shared, and
+    no path lies inside another.
     """
     ops = [op for op in graph.ops() if _is_module(op)]
     paths: dict[str, str] = {}
@@ -134,7 +137,7 @@ def _derived(op: Op) -> Iterator[str]:
 
 
 def _clean(path: str) -> str:
-    """A dotted path with what no attribute can carry replaced, reserved names underscored, empty parts dropped."""
+    """A path that a module can have: odd characters replaced, reserved names underscored, no empty part."""
     parts = [re.sub(r"[^A-Za-z0-9_-]", "_", part).lstrip("-") for part in path.split(".")]
     return ".".join(part + "_" if part in RESERVED else part for part in parts if part)
 
