@@ -44,6 +44,11 @@ class Finding:
     op: str = ""
     kind: str = ""
 
+    def __str__(self) -> str:
+        place = f" [{self.origin}]" if self.origin.known else ""
+        fix = f"\n  fix: {self.fix}" if self.fix else ""
+        return f"{self.code} {self.severity}: {self.message}{place}{fix}"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "code": self.code,

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any model that a user may have → a :class:`~porter.graph.Graph`. Nothing that a file pickles is run by default."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from porter.errors import PorterError
+from porter.graph import Graph
+
+if TYPE_CHECKING:
+    from porter.checkpoint import Checkpoint
+
+__all__ = ["InputSpec", "call_by_name", "load", "parse_input", "parse_inputs", "parse_model_arg"]
+
+#: One input: (name or None for "by position", shape, numpy dtype name or None for the model's own).
+InputSpec = tuple[str | None, tuple[int, ...], str | None]
+
+_INPUT = re.compile(r"(?:(?P<name>[^=]+?):)?(?P<shape>\d+(?:x\d+)*|scalar)(?::(?P<dtype>[a-z]+\d*))?")
+_DTYPES = ("float32", "float16", "float64", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool")
+
+
+def parse_input(text: str) -> InputSpec:
+    """Read ``name:1x3x640x640[:dtype]`` (the name may be left out). Raises PorterError PT519."""
+    found = _INPUT.fullmatch(text.strip())
+    dtype = found["dtype"] if found else None
+    if not found or (dtype and dtype not in _DTYPES):
+        hint = f"{dtype} is not one of {', '.join(_DTYPES)}. " if dtype else ""
+        raise PorterError(
+            "PT519", f"{text!r} is not name:shape[:dtype]", "--input",
+            f"{hint}Write for example --input images:1x3x640x640 or --input ids:1x128:int64.",
+        )  # fmt: skip
+    shape = () if found["shape"] == "scalar" else tuple(int(n) for n in found["shape"].split("x"))
+    if 0 in shape:
+        raise PorterError("PT519", f"{text!r} has an extent of 0", "--input", "Give every axis at least 1.")
+    return found["name"], shape, dtype
+
+
+def parse_inputs(inputs: Any) -> list[InputSpec]:
+    """Inputs as the API takes them: strings as for ``--input``, {name: shape or (shape, dtype) or array}, or a
+    sequence of arrays, tensors or shapes in the order of the model's inputs."""
+    if inputs is None:
+        return []
+    if isinstance(inputs, str):
+        return [parse_input(inputs)]
+    if isinstance(inputs, Mapping):
+        return [_input(str(name), value) for name, value in inputs.items()]
+    if hasattr(inputs, "shape") or (inputs and all(isinstance(n, int) for n in inputs)):
+        inputs = [inputs]
+    return [parse_input(v) if isinstance(v, str) else _input(None, v) for v in inputs]
+
+
+def _input(name: str | None, value: Any) -> InputSpec:
+    if isinstance(value, str):
+        _, shape, dtype = parse_input(value)
+        return name, shape, dtype
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return name, tuple(int(n) for n in value.shape), str(value.dtype).removeprefix("torch.")
+    if len(value) == 2 and not isinstance(value[0], int) and isinstance(value[1], (str, np.dtype, type)):
+        return name, tuple(int(n) for n in value[0]), np.dtype(value[1]).name
+    if not all(isinstance(n, int) for n in value):
+        raise PorterError("PT519", f"{value!r} is not a shape, an array, or (shape, dtype)", "inputs")
+    return name, tuple(value), None
+
+
+def parse_model_arg(text: str) -> tuple[str, Any]:
+    """Read ``key=value``; the value is JSON where it is valid JSON, else a string. Raises PorterError PT519."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise PorterError(
+            "PT519", f"{text!r} is not key=value", "--model-arg", "Write for example num_classes=5."
+        )
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def load(
+    model: Any = None,
+    inputs: Any = None,
+    *,
+    factory: str | Callable[..., Any] | None = None,
+    factory_args: Mapping[str, Any] | None = None,
+    run_pickled_code: bool = False,
+) -> Graph:
+    """Capture a model as a graph with static shapes.
+
+    Args:
+        model: a path (.onnx, .pt2, TorchScript, a checkpoint with ``factory``, a pickled module), an ``nn.Module``, an
+            ``onnx.ModelProto``, or a Graph (returned as it is). None with ``factory``: the factory's own weights.
+        inputs: shapes, as :func:`parse_inputs` takes them. Needed for torch modules, and for dynamic axes.
+        factory: ``package.module:function`` or ``path/to/file.py:function`` that returns the ``nn.Module`` whose weights a
+            checkpoint holds, or the function itself. It is imported and called: it is the user's own code.
+        factory_args: keyword arguments for it.
+        run_pickled_code: unpickle a whole module, which runs whatever code the file names.
+
+    Raises:
+        PorterError: PT501 to PT507, PT513 to PT515, PT518: the file, what is wrong with it, and what to do.
+    """
+    if isinstance(model, Graph):
+        return model
+    specs = parse_inputs(inputs)
+    if model is None:
+        if factory is None:
+            raise PorterError("PT503", "no model was given", fix="Name a file, or --model package.module:factory.")
+        module = _build(factory, factory_args or {})
+        return _capture(module, specs, _factory_name(factory))
+    if isinstance(model, (str, Path)):
+        return _load_file(Path(model), specs, factory, factory_args or {}, run_pickled_code)
+    if type(model).__module__.partition(".")[0] == "onnx":
+        return _onnx(model, specs, "ModelProto")
+    if "torch" in sys.modules and isinstance(model, sys.modules["torch"].nn.Module):
+        return _capture(model, specs, type(model).__name__)
+    raise PorterError(
+        "PT503", f"a {type(model).__module__}.{type(model).__qualname__} is not a model",
+        fix="Give a path, an nn.Module, an onnx.ModelProto or a porter Graph.",
+    )  # fmt: skip
+
+
+def _load_file(
+    path: Path,
+    specs: list[InputSpec],
+    factory: str | Callable[..., Any] | None,
+    factory_args: Mapping[str, Any],
+    run_pickled_code: bool,
+) -> Graph:
+    from porter.checkpoint import kind_of, read_checkpoint
+
+    kind = kind_of(path)
+    if kind.name == "onnx":
+        return _onnx(path, specs, path.name)
+    if kind.name == "pt2":
+        from porter.dialects.fx import FxGraph
+
+        return FxGraph.load(path, source=path.name)
+    if kind.name == "torchscript":
+        return _torchscript(path, specs)
+    if kind.name == "unknown":
+        raise PorterError("PT503", f"{path} is not a model that porter reads", kind.reason)
+    if factory is not None:
+        module = _build(factory, factory_args)
+        _put_weights(module, read_checkpoint(path), path)
+        return _capture(module, specs, path.name)
+    if kind.name == "pickled-module" or (
+        kind.name.startswith("checkpoint") and read_checkpoint(path).is_module_pickle
+    ):
+        if not run_pickled_code:
+            raise PorterError(
+                "PT504", f"{path} is a pickled module: loading it runs the code that it names", kind.reason,
+                "If you trust the file, say --run-pickled-code. Safer: --model package.module:factory, which reads the "
+                "weights only.",
+            )  # fmt: skip
+        return _capture(_unpickle(path), specs, path.name)
+    raise PorterError(
+        "PT505", f"{path} holds weights, and weights alone have no graph", kind.reason,
+        "Add --model package.module:factory (a function that returns the nn.Module) and --input name:1x3x640x640.",
+    )  # fmt: skip
+
+
+def _onnx(model: Any, specs: list[InputSpec], source: str) -> Graph:
+    from porter.dialects.onnx import OnnxGraph
+
+    named = {name if name is not None else i: (shape, dtype) for i, (name, shape, dtype) in enumerate(specs)}
+    return OnnxGraph.load(model, named, source=source)
+
+
+def _torchscript(path: Path, specs: list[InputSpec]) -> Graph:
+    from porter.dialects.fx import FxGraph
+
+    return FxGraph.from_torchscript(path, specs)
+
+
+def _capture(module: Any, specs: list[InputSpec], source: str) -> Graph:
+    if not specs:
+        raise PorterError(
+            "PT507", f"{source} is a torch module, and its inputs have no fixed shape", "--input",
+            "Say the shapes: --input images:1x3x640x640 (name:shape[:dtype], once for each input).",
+        )  # fmt: skip
+    from porter.dialects.fx import FxGraph
+
+    return FxGraph.capture(module, specs, source=source)
+
+
+def _factory_name(factory: str | Callable[..., Any]) -> str:
+    return factory if isinstance(factory, str) else getattr(factory, "__name__", "model")
+
+
+def _build(factory: str | Callable[..., Any], args: Mapping[str, Any]) -> Any:
+    function = call_by_name(factory, "--model") if isinstance(factory, str) else factory
+    module = _run_users(lambda: function(**args), f"--model {_factory_name(factory)}")
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        raise PorterError(
+            "PT515", f"{_factory_name(factory)} returned a {type(module).__name__}, not an nn.Module", "--model",
+            "Let the factory return the model itself.",
+        )  # fmt: skip
+    return module
+
+
+def call_by_name(name: str, option: str) -> Callable[..., Any]:
+    """The function that ``package.module:function`` or ``file.py:function`` names (the current folder is importable).
+
+    Raises PorterError PT515 when there is no such thing, PT520 when importing it fails in the user's own code.
+    """
+    where, colon, attribute = name.rpartition(":")
+    if not colon or not where or not attribute:
+        raise PorterError(
+            "PT515", f"{name!r} is not module:function", option,
+            "Write package.module:function or path/to/file.py:function.",
+        )  # fmt: skip
+    module = _import(where, option)
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), n=1)
+            raise PorterError(
+                "PT515", f"{where} has no {part!r}", option, f"Did you mean {near[0]}?" if near else None
+            )
+        found = getattr(found, part)
+    if not callable(found):
+        raise PorterError("PT515", f"{name} is a {type(found).__name__}, not a function", option)
+    return found  # type: ignore[no-any-return]
+
+
+def _import(where: str, option: str) -> ModuleType:
+    if where.endswith(".py"):
+        path = Path(where)
+        if not path.is_file():
+            raise PorterError("PT515", f"there is no file {where}", option)
+        # Its own folder must be importable, as it is for `python file.py`; a package keeps its dotted name.
+        parts, folder = [path.stem], path.resolve().parent
+        while (folder / "__init__.py").is_file():
+            parts.insert(0, folder.name)
+            folder = folder.parent
+        sys.path.insert(0, str(folder))
+        name = ".".join(parts)
+    else:
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        name = where
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        if missing.name and (name == missing.name or name.startswith(missing.name + ".")):
+            raise PorterError(
+                "PT515", f"there is no module {where}", option,
+                "Run where it can be imported (the current folder and PYTHONPATH are searched), or name the .py file.",
+            ) from None  # fmt: skip
+        raise PorterError(
+            "PT520", f"importing {where} failed: {missing}", option, f"Install {missing.name} in this environment."
+        ) from missing
+    except Exception as failure:
+        raise _users_failure(failure, option) from failure
+
+
+def _run_users(call: Callable[[], Any], where: str) -> Any:
+    try:
+        return call()
+    except PorterError:
+        raise
+    except Exception as failure:
+        raise _users_failure(failure, where) from failure
+
+
+def _users_failure(failure: Exception, where: str) -> PorterError:
+    frames = traceback.extract_tb(failure.__traceback__)
+    last = next((f for f in reversed(frames) if "importlib" not in f.filename), frames[-1])
+    return PorterError(
+        "PT520", f"{type(failure).__name__}: {failure}", f"{where}, at {last.filename}:{last.lineno} in {last.name}",
+        "This is raised by the model's own code; put it right there.",
+    )  # fmt: skip
+
+
+def _put_weights(module: Any, checkpoint: Checkpoint, path: Path) -> None:
+    import torch
+
+    wanted = module.state_dict()
+    have = checkpoint.tensors
+    missing = [key for key in wanted if key not in have]
+    extra = [key for key in have if key not in wanted]
+    shapes = [
+        f"{key} is {_x(have[key].shape)} in the file and {_x(tuple(wanted[key].shape))} in the model"
+        for key in wanted
+        if key in have and tuple(have[key].shape) != tuple(wanted[key].shape)
+    ]
+    # Older torch versions did not store this counter, and evaluation does not read it.
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing or extra or shapes:
+        parts = [
+            f"{len(missing)} missing ({_some(missing)})" if missing else "",
+            f"{len(extra)} left over ({_some(extra)})" if extra else "",
+            f"{len(shapes)} of another shape ({_some(shapes)})" if shapes else "",
+        ]
+        raise PorterError(
+            "PT518", f"the weights in {path} do not fit the model: {'; '.join(p for p in parts if p)}",
+            f"{path}, read from key {checkpoint.container_key}" if checkpoint.container_key else str(path),
+            "Check the factory and its arguments (--model-arg num_classes=5).",
+        )  # fmt: skip
+    tensors = {
+        key: torch.from_numpy(np.array(have[key])).to(wanted[key].dtype) for key in wanted if key in have
+    }
+    module.load_state_dict(tensors, strict=False)
+
+
+def _x(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _unpickle(path: Path) -> Any:
+    import torch
+
+    found = _run_users(
+        lambda: torch.load(path, map_location="cpu", weights_only=False), f"--run-pickled-code {path}"
+    )
+    if isinstance(found, Mapping):
+        for key in ("ema", "model", "module", "net"):
+            if isinstance(found.get(key), torch.nn.Module):
+                found = found[key]
+                break
+    if not isinstance(found, torch.nn.Module):
+        raise PorterError("PT503", f"{path} holds a {type(found).__name__}, not a module")
+    return found.float()
