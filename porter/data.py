@@ -77,9 +77,7 @@ class Preprocess:
         try:
             spec = tomllib.loads(input_file(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise PorterError(
-                "PT405", f"the preprocessing spec cannot be read: {error}", where=str(path)
-            ) from error
+            raise PorterError("PT405", f"the preprocessing spec cannot be read: {error}", where=str(path)) from error
         return cls.from_mapping(spec, where=str(path))
 
     @classmethod
@@ -117,9 +115,7 @@ class Preprocess:
             elif key in ("mean", "std"):
                 numbers = value if isinstance(value, list | tuple) else [value]
                 if not (_numbers(numbers, 1) or _numbers(numbers, 3)) or (key == "std" and 0 in numbers):
-                    raise wrong(
-                        key, "it must be one number, or one for each of three channels, and no std is 0"
-                    )
+                    raise wrong(key, "it must be one number, or one for each of three channels, and no std is 0")
                 values[key] = tuple(float(v) for v in numbers)
             else:
                 if not _numbers([value], 1):
@@ -153,9 +149,7 @@ class Preprocess:
             with Image.open(path) as file:
                 picture = ImageOps.exif_transpose(file).convert("L" if self.channels == "GRAY" else "RGB")
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise PorterError(
-                "PT404", f"not an image that can be decoded: {error}", where=str(path)
-            ) from error
+            raise PorterError("PT404", f"not an image that can be decoded: {error}", where=str(path)) from error
         filters = {
             "nearest": Image.Resampling.NEAREST,
             "bilinear": Image.Resampling.BILINEAR,
@@ -163,9 +157,7 @@ class Preprocess:
             "area": Image.Resampling.BOX,
         }
         pixels = np.asarray(
-            picture.resize(
-                self._scaled(picture.height, picture.width, size)[::-1], filters[self.interpolation]
-            ),
+            picture.resize(self._scaled(picture.height, picture.width, size)[::-1], filters[self.interpolation]),
             np.float32,
         )
         pixels = self._fit(np.atleast_3d(pixels), size)
@@ -407,9 +399,7 @@ def open_data(
     inputs = tuple(graph_inputs)
     for value in inputs:
         if value.shape is None:
-            raise PorterError(
-                "PT402", f"input {value.name} has no fixed shape", fix="Fix it with --input NAME:SHAPE."
-            )
+            raise PorterError("PT402", f"input {value.name} has no fixed shape", fix="Fix it with --input NAME:SHAPE.")
     if not isinstance(spec, str | os.PathLike):
         data = _from_iterable(spec, inputs, "the samples")
     else:
@@ -422,9 +412,7 @@ def open_data(
         elif not path.exists() and ":" in text:
             data = _from_function(text, inputs)
         else:
-            what = (
-                "is not there" if not path.exists() else "is neither a folder of images, nor .npy, nor .npz"
-            )
+            what = "is not there" if not path.exists() else "is neither a folder of images, nor .npy, nor .npz"
             raise PorterError(
                 "PT404",
                 f"data: {text} {what}",
@@ -441,14 +429,11 @@ def _from_folder(
 ) -> Data:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES and p.is_file())
     if not files:
-        raise PorterError(
-            "PT401", f"{folder} holds no image", fix=f"Images end in {', '.join(sorted(_IMAGES))}."
-        )
+        raise PorterError("PT401", f"{folder} holds no image", fix=f"Images end in {', '.join(sorted(_IMAGES))}.")
     if len(inputs) != 1 or len(inputs[0].shape or ()) != 4:
         raise PorterError(
             "PT402",
-            f"a folder of images fits a model with one image input; this one has "
-            f"{', '.join(map(repr, inputs))}",
+            f"a folder of images fits a model with one image input; this one has {', '.join(map(repr, inputs))}",
             fix="Use .npz with one array for each input, or module:function.",
         )
     shape = cast(tuple[int, ...], inputs[0].shape)
@@ -483,13 +468,9 @@ def _from_numpy(path: Path, inputs: tuple[Value, ...]) -> Data:
     input_file(path)
     try:
         loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-        stacks = (
-            {name: loaded[name] for name in loaded.files}
-            if isinstance(loaded, np.lib.npyio.NpzFile)
-            else loaded
-        )
+        stacks = {name: loaded[name] for name in loaded.files} if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        pickled = "allow_pickle" in str(error)
+        pickled = "allow_pickle" in str(error) or "Python objects" in str(error)
         reason = "it holds pickled objects, and loading those would run code" if pickled else f"{error}"
         raise PorterError(
             "PT404",
@@ -567,9 +548,7 @@ def _from_function(spec: str, inputs: tuple[Value, ...]) -> Data:
             fix="Write package.module:function; the module must be importable (PYTHONPATH).",
         ) from error
     if not callable(made):
-        raise PorterError(
-            "PT404", f"data: {spec} is no function", fix="It must be callable and return an iterable."
-        )
+        raise PorterError("PT404", f"data: {spec} is no function", fix="It must be callable and return an iterable.")
     try:
         samples = made()
     except Exception as error:
@@ -582,9 +561,7 @@ def _from_function(spec: str, inputs: tuple[Value, ...]) -> Data:
 def _from_iterable(samples: Iterable[Any], inputs: tuple[Value, ...], name: str) -> Data:
     """Items from memory or from a loader. What can be read once only (a generator) is kept in memory."""
     if isinstance(samples, Mapping):
-        raise PorterError(
-            "PT402", f"{name} is a mapping; an iterable of items is needed", fix="Put it in a list."
-        )
+        raise PorterError("PT402", f"{name} is a mapping; an iterable of items is needed", fix="Put it in a list.")
     if isinstance(samples, np.ndarray):
         only = _in_order(samples, inputs, name)[0]
         samples = _Stack(only, inputs[0], Path(name))
@@ -614,9 +591,7 @@ def random_inputs(graph_inputs: Sequence[Value], count: int, seed: int = 0) -> l
 
 def _random(value: Value, kind: int, rng: np.random.Generator) -> Array:
     if value.shape is None:
-        raise PorterError(
-            "PT402", f"input {value.name} has no fixed shape", fix="Fix it with --input NAME:SHAPE."
-        )
+        raise PorterError("PT402", f"input {value.name} has no fixed shape", fix="Fix it with --input NAME:SHAPE.")
     dtype = np.dtype(value.dtype or "float32")
     if dtype.kind == "b":
         return rng.integers(0, 2, value.shape).astype(dtype)
