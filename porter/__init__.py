@@ -1,1 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
+"""porter: port trained models to accelerators with few operators.
+
+    import porter
+
+    report = porter.check("yolox_s.onnx", "mlu270")
+    made = porter.rewrite("yolox_s.onnx", "mlu270")
+    assert made.ok, made.report.findings
+    made.save("out/")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from porter.api import Rewritten, check, emit, load, port, quantize, resave, rewrite, save, verify
+from porter.errors import PorterError
+
+if TYPE_CHECKING:
+    from porter.findings import Finding, OpReport, Report
+    from porter.graph import Graph
+    from porter.target import Target
+
+__all__ = [
+    "Finding", "Graph", "OpReport", "PorterError", "Report", "Rewritten", "Target",
+    "check", "emit", "load", "port", "quantize", "resave", "rewrite", "save", "verify",
+]  # fmt: skip
+
+_LATER = {
+    "Finding": "porter.findings", "OpReport": "porter.findings", "Report": "porter.findings",
+    "Graph": "porter.graph", "Target": "porter.target",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # These need numpy; `porter --help` does not.
+    if name in _LATER:
+        from importlib import import_module
+
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'porter' has no attribute {name!r}")

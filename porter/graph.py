@@ -63,7 +63,8 @@ class Graph(ABC):
 
     @abstractmethod
     def save(self, path: Path, ledger: Mapping[str, Any] | None = None) -> None:
-        """Write the model at ``path`` (already a temporary name), with the origin of each node and the ledger inside."""
+        """Write the model at ``path`` (already a temporary name), with the origin of each node and the ledger
+        inside."""
 
     def producers(self) -> dict[str, Op]:
         """The op that computes each value, by the value's name."""

@@ -19,9 +19,9 @@ from porter.errors import PorterError
 from porter.findings import Finding, OpReport, Report, Severity, Verdict, origin_json
 from porter.graph import Graph
 from porter.ops import Array, Op, Origin, Value
-from porter.registry import rules, rules_for
+from porter.registry import find_rule, rules_for
 from porter.rewrite import CLAIMS, Claim, Fragment, NotApplicable, Rule
-from porter.target import Target
+from porter.target import Judgement, Target
 
 __all__ = ["DEFAULT_ALLOW", "FOLD", "Ledger", "LedgerEntry", "check", "legalize"]
 
@@ -86,7 +86,7 @@ class _Planner:
 
     def __init__(self, graph: Graph, target: Target, allow: Collection[Claim], round_: int = 0) -> None:
         self._graph, self._target, self._allow, self._round = graph, target, frozenset(allow), round_
-        self._judged: dict[Any, Any] = {}
+        self._judged: dict[Any, Judgement] = {}
         self._folded: dict[str, Value] = {}
         self._evaluated: dict[str, Array] | None = None
 
@@ -103,9 +103,7 @@ class _Planner:
         planned = []
         for op, seen, judged in zip(ops, visible, verdicts, strict=True):
             if id(op) in fold:
-                planned.append(
-                    _Planned(op, "fold", tuple(map(str, judged.reasons)), tuple(r.code for r in judged.reasons))
-                )
+                planned.append(_Planned(op, "fold", _texts(judged), _codes(judged)))
             elif judged.verdict == "native":
                 planned.append(_Planned(op, "native"))
             else:
@@ -183,7 +181,7 @@ class _Planner:
 
     # -- legality ----------------------------------------------------------------------------------
 
-    def _judge(self, op: Op) -> Any:
+    def _judge(self, op: Op) -> Judgement:
         # Judging reads shapes, dtypes and attributes; values only of constants. Long chains repeat the same op.
         if any(v.is_const for v in op.operands):
             return self._target.judge(op)
@@ -204,9 +202,8 @@ class _Planner:
     def _prefix(self, op: Op) -> str:
         return f"{op.outputs[0].name}_r{self._round}"
 
-    def _plan_op(self, op: Op, judged: Any, view: _View, depth: int, trail: frozenset[str]) -> _Planned:
-        reasons = tuple(map(str, judged.reasons))
-        codes = tuple(r.code for r in judged.reasons)
+    def _plan_op(self, op: Op, judged: Judgement, view: _View, depth: int, trail: frozenset[str]) -> _Planned:
+        reasons, codes = _texts(judged), _codes(judged)
         refused: list[str] = []
         best: tuple[int, int, tuple[Rule, ...], Fragment] | None = None
         for rule in rules_for(op.kind):
@@ -258,6 +255,14 @@ class _Planner:
             now.update((old.name, new) for old, new in zip(op.outputs, plan.fragment.results, strict=True))
         results = tuple(now.get(v.name, v) for v in fragment.results)
         return tuple(used.values()), Fragment(ops, results)
+
+
+def _texts(judged: Judgement) -> tuple[str, ...]:
+    return tuple(f"{reason.code}: {reason}" for reason in judged.reasons)
+
+
+def _codes(judged: Judgement) -> tuple[str, ...]:
+    return tuple(reason.code for reason in judged.reasons)
 
 
 def _fits(value: Value) -> bool:
@@ -318,7 +323,7 @@ def _findings(p: _Planned) -> list[Finding]:
 
 def _bare(reasons: Sequence[str]) -> list[str]:
     """Reasons without their code, which the finding carries in a field of its own."""
-    return [text.partition(": ")[2] if text[:2] == "PT" else text for text in reasons]
+    return [text.partition(": ")[2] for text in reasons]
 
 
 def check(graph: Graph, target: Target, allow: Collection[Claim] = DEFAULT_ALLOW) -> Report:
@@ -413,11 +418,11 @@ def legalize(
         The new graph, the ledger of what was done, the report before, and the report after.
 
     Raises:
-        PorterError: PT519 for a rule or a claim that does not exist.
+        PorterError: PT392 for a rule that does not exist, PT519 for such a claim.
     """
     allow = _claims(allow)
     say = progress or (lambda _text: None)
-    optional = [_named(name) for name in apply]
+    optional = [find_rule(name, "--apply") for name in apply]
     work = graph.copy()
     ledger = Ledger(target.name, graph.source)
     before: Report | None = None
@@ -441,15 +446,6 @@ def legalize(
     raise RuntimeError(f"no end after {_MAX_ROUNDS} rounds: two rules undo each other ({ledger.entries[-1].rules})")
 
 
-def _named(name: str) -> Rule:
-    known = rules()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise PorterError("PT519", f"there is no rewrite {name!r}", "--apply", f"{hint}porter rewrites lists them.")
-    return known[name]
-
-
 def _apply(work: Graph, planned: Sequence[_Planned], ledger: Ledger) -> bool:
     replacements = []
     for p in planned:
@@ -459,9 +455,7 @@ def _apply(work: Graph, planned: Sequence[_Planned], ledger: Ledger) -> bool:
         bound = "; ".join(dict.fromkeys(r.error for r in p.rules if r.error))
         yields = tuple(dict.fromkeys(op.kind for op in p.fragment.ops))
         names = tuple(r.name for r in p.rules)
-        ledger.entries.append(
-            LedgerEntry(p.op.kind, p.op.outputs[0].name, names, claim, bound, yields, p.op.origin)
-        )
+        ledger.entries.append(LedgerEntry(p.op.kind, p.op.outputs[0].name, names, claim, bound, yields, p.op.origin))
     if replacements:
         work.replace(replacements)
     return bool(replacements)

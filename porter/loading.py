@@ -79,9 +79,7 @@ def parse_model_arg(text: str) -> tuple[str, Any]:
     """Read ``key=value``; the value is JSON where it is valid JSON, else a string. Raises PorterError PT519."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
-        raise PorterError(
-            "PT519", f"{text!r} is not key=value", "--model-arg", "Write for example num_classes=5."
-        )
+        raise PorterError("PT519", f"{text!r} is not key=value", "--model-arg", "Write for example num_classes=5.")
     try:
         return key, json.loads(value)
     except json.JSONDecodeError:
@@ -102,7 +100,8 @@ def load(
         model: a path (.onnx, .pt2, TorchScript, a checkpoint with ``factory``, a pickled module), an ``nn.Module``, an
             ``onnx.ModelProto``, or a Graph (returned as it is). None with ``factory``: the factory's own weights.
         inputs: shapes, as :func:`parse_inputs` takes them. Needed for torch modules, and for dynamic axes.
-        factory: ``package.module:function`` or ``path/to/file.py:function`` that returns the ``nn.Module`` whose weights a
+        factory: ``package.module:function`` or ``path/to/file.py:function`` that returns the ``nn.Module`` whose
+        weights a
             checkpoint holds, or the function itself. It is imported and called: it is the user's own code.
         factory_args: keyword arguments for it.
         run_pickled_code: unpickle a whole module, which runs whatever code the file names.
@@ -154,9 +153,7 @@ def _load_file(
         module = _build(factory, factory_args)
         _put_weights(module, read_checkpoint(path), path)
         return _capture(module, specs, path.name)
-    if kind.name == "pickled-module" or (
-        kind.name.startswith("checkpoint") and read_checkpoint(path).is_module_pickle
-    ):
+    if kind.name == "pickled-module" or (kind.name.startswith("checkpoint") and read_checkpoint(path).is_module_pickle):
         if not run_pickled_code:
             raise PorterError(
                 "PT504", f"{path} is a pickled module: loading it runs the code that it names", kind.reason,
@@ -227,9 +224,7 @@ def call_by_name(name: str, option: str) -> Callable[..., Any]:
     for part in attribute.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, dir(found), n=1)
-            raise PorterError(
-                "PT515", f"{where} has no {part!r}", option, f"Did you mean {near[0]}?" if near else None
-            )
+            raise PorterError("PT515", f"{where} has no {part!r}", option, f"Did you mean {near[0]}?" if near else None)
         found = getattr(found, part)
     if not callable(found):
         raise PorterError("PT515", f"{name} is a {type(found).__name__}, not a function", option)
@@ -310,9 +305,7 @@ def _put_weights(module: Any, checkpoint: Checkpoint, path: Path) -> None:
             f"{path}, read from key {checkpoint.container_key}" if checkpoint.container_key else str(path),
             "Check the factory and its arguments (--model-arg num_classes=5).",
         )  # fmt: skip
-    tensors = {
-        key: torch.from_numpy(np.array(have[key])).to(wanted[key].dtype) for key in wanted if key in have
-    }
+    tensors = {key: torch.from_numpy(np.array(have[key])).to(wanted[key].dtype) for key in wanted if key in have}
     module.load_state_dict(tensors, strict=False)
 
 
@@ -327,9 +320,7 @@ def _some(names: Sequence[str]) -> str:
 def _unpickle(path: Path) -> Any:
     import torch
 
-    found = _run_users(
-        lambda: torch.load(path, map_location="cpu", weights_only=False), f"--run-pickled-code {path}"
-    )
+    found = _run_users(lambda: torch.load(path, map_location="cpu", weights_only=False), f"--run-pickled-code {path}")
     if isinstance(found, Mapping):
         for key in ("ema", "model", "module", "net"):
             if isinstance(found.get(key), torch.nn.Module):

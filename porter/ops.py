@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["KINDS", "Kind", "Op", "Origin", "Value", "kind_known"]
@@ -180,8 +179,13 @@ def _table() -> dict[str, Kind]:
     add("clamp", "x", "min:float|None max:float|None", "x limited to [min, max]")
     add("cast", "x", "dtype:str", "conversion to dtype (float to int truncates)")
     binary = "add sub mul div pow maximum minimum atan2 remainder fmod floor_divide"
-    add(binary, "x y", "", "element by element with numpy broadcasting; div is true division for floats, remainder is "
-        "Python's %, fmod is C's")
+    add(
+        binary,
+        "x y",
+        "",
+        "element by element with numpy broadcasting; div is true division for floats, remainder is "
+        "Python's %, fmod is C's",
+    )
     add("trunc_divide", "x y", "", "integer division that truncates toward zero")
     add("eq ne lt le gt ge logical_and logical_or logical_xor", "x y", "", "element by element; the result is bool")
     add("bitwise_and bitwise_or bitwise_xor", "x y", "", "element by element on integers or bool")
@@ -192,16 +196,33 @@ def _table() -> dict[str, Kind]:
     add("matmul", "x y", "", "numpy matmul semantics (bmm and mm are matmul)")
     add("einsum", "xs*", "equation:str", "Einstein summation")
     conv = "stride:tuple padding:((begin,end),...) dilation:tuple groups:int"
-    add("conv1d conv2d conv3d", "x weight bias?", conv, "cross-correlation; x is (N, Ci, ...), weight (Co, Ci/groups, k...)")
-    add("conv_transpose1d conv_transpose2d conv_transpose3d", "x weight bias?", conv + " output_padding:tuple",
-        "transposed convolution; weight is (Ci, Co/groups, k...)")
+    add(
+        "conv1d conv2d conv3d",
+        "x weight bias?",
+        conv,
+        "cross-correlation; x is (N, Ci, ...), weight (Co, Ci/groups, k...)",
+    )
+    add(
+        "conv_transpose1d conv_transpose2d conv_transpose3d",
+        "x weight bias?",
+        conv + " output_padding:tuple",
+        "transposed convolution; weight is (Ci, Co/groups, k...)",
+    )
     pool = "kernel:tuple stride:tuple padding:((begin,end),...) "
     add("max_pool1d max_pool2d max_pool3d", "x", pool + "dilation:tuple ceil_mode:bool", "maximum of each window")
     add("max_pool2d_with_indices", "x", pool + "dilation:tuple ceil_mode:bool", "max_pool2d and int64 flat indices", 2)
-    add("avg_pool1d avg_pool2d avg_pool3d", "x", pool + "ceil_mode:bool count_include_pad:bool divisor_override:int|None",
-        "mean of each window")
-    add("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d adaptive_avg_pool3d", "x", "output_size:tuple",
-        "pooling to a given size; global pooling is output_size (1, 1)")
+    add(
+        "avg_pool1d avg_pool2d avg_pool3d",
+        "x",
+        pool + "ceil_mode:bool count_include_pad:bool divisor_override:int|None",
+        "mean of each window",
+    )
+    add(
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d adaptive_avg_pool3d",
+        "x",
+        "output_size:tuple",
+        "pooling to a given size; global pooling is output_size (1, 1)",
+    )
     add("max_unpool2d", "x indices", "output_size:tuple", "values put back at their flat indices, zeros elsewhere")
     add("batch_norm", "x weight? bias? mean var", "eps:float", "evaluation statistics, axis 1")
     add("instance_norm", "x weight? bias?", "eps:float", "per image and channel over the spatial axes")
@@ -209,7 +230,9 @@ def _table() -> dict[str, Kind]:
     add("group_norm", "x weight? bias?", "groups:int eps:float", "per group of channels; weight and bias are (C,)")
     add("rms_norm", "x weight?", "axes:tuple eps:float", "x / sqrt(mean(x^2) + eps) * weight over the trailing axes")
     add("lp_normalize", "x", "p:float axis:int eps:float", "x / max(norm_p(x, axis), eps)")
-    add("local_response_norm", "x", "size:int alpha:float beta:float k:float", "torch.nn.functional.local_response_norm")
+    add(
+        "local_response_norm", "x", "size:int alpha:float beta:float k:float", "torch.nn.functional.local_response_norm"
+    )
     add("softmax log_softmax", "x", "axis:int", "over one axis")
     add("sum mean prod amax amin logsumexp all any", "x", "axes:tuple keepdim:bool", "reduction over axes")
     add("var std", "x", "axes:tuple keepdim:bool correction:int", "variance, divisor N - correction")
@@ -228,16 +251,24 @@ def _table() -> dict[str, Kind]:
     add("repeat", "x", "repeats:tuple", "tiled; one count per axis of the result (torch.Tensor.repeat, ONNX Tile)")
     add("slice", "x", "axes:tuple starts:tuple ends:tuple steps:tuple", "x[start:end:step] along each axis")
     add("select", "x", "axis:int index:int", "x[..., index, ...]; the axis disappears")
-    add("slice_assign", "x src", "axes:tuple starts:tuple ends:tuple steps:tuple",
-        "a copy of x with the box set to src; src broadcasts to the box")
+    add(
+        "slice_assign",
+        "x src",
+        "axes:tuple starts:tuple ends:tuple steps:tuple",
+        "a copy of x with the box set to src; src broadcasts to the box",
+    )
     add("select_assign", "x src", "axis:int index:int", "a copy of x with x[..., index, ...] set to src")
     add("cat", "xs*", "axis:int", "concatenation")
     add("stack", "xs*", "axis:int", "concatenation along a new axis")
     add("split", "x", "sizes:tuple axis:int", "consecutive pieces of the given sizes", None)
     add("chunk", "x", "chunks:int axis:int", "torch.chunk: ceil(extent / chunks) each, the last may be smaller", None)
     add("unbind", "x", "axis:int", "one piece per index, the axis removed", None)
-    add("pad", "x", "padding:((begin,end),...) mode:str value:float",
-        "one pair per axis of x, negative crops; mode constant, reflect, replicate or circular")
+    add(
+        "pad",
+        "x",
+        "padding:((begin,end),...) mode:str value:float",
+        "one pair per axis of x, negative crops; mode constant, reflect, replicate or circular",
+    )
     add("gather", "x index", "axis:int", "torch.gather (ONNX GatherElements)")
     add("index_select", "x index", "axis:int", "rows of one axis by a 1-D index")
     add("take", "x index", "axis:int", "numpy.take: the axis is replaced by the axes of index (ONNX Gather)")
@@ -252,17 +283,27 @@ def _table() -> dict[str, Kind]:
     add("flip", "x", "axes:tuple", "reversed along axes")
     add("roll", "x", "shifts:tuple axes:tuple", "rolled along axes")
     add("tril triu", "x", "diagonal:int", "triangle of the last two axes")
-    add("resize", "x", "mode:str coordinates:str sizes:tuple scales:tuple|None nearest_mode:str cubic_coeff:float antialias:bool",
-        "resampling of the spatial axes (all after the first two): mode nearest, linear or cubic; coordinates asymmetric "
+    add(
+        "resize",
+        "x",
+        "mode:str coordinates:str sizes:tuple scales:tuple|None nearest_mode:str cubic_coeff:float antialias:bool",
+        "resampling of the spatial axes (all after the first two): mode nearest, linear or cubic; coordinates "
+        "asymmetric "
         "(x*scale), half_pixel, align_corners or pytorch_half_pixel; sizes are the spatial sizes; nearest_mode floor, "
-        "round_prefer_floor, round_prefer_ceil or ceil")
+        "round_prefer_floor, round_prefer_ceil or ceil",
+    )
     add("pixel_shuffle", "x", "factor:int mode:str", "depth to space; mode CRD (torch) or DCR")
     add("pixel_unshuffle", "x", "factor:int mode:str", "space to depth; mode CRD (torch) or DCR (ONNX SpaceToDepth)")
     add("channel_shuffle", "x", "groups:int", "channels of (groups, C/groups) transposed")
     add("grid_sample", "x grid", "mode:str padding_mode:str align_corners:bool", "torch.nn.functional.grid_sample")
     add("unfold", "x", "kernel:tuple stride:tuple padding:tuple dilation:tuple", "im2col: (N, C*kh*kw, L)")
     add("fold", "x", "output_size:tuple kernel:tuple stride:tuple padding:tuple dilation:tuple", "col2im")
-    add("roi_align", "x rois batch_indices", "output_size:tuple scale:float sampling_ratio:int mode:str aligned:bool", "ROI align")
+    add(
+        "roi_align",
+        "x rois batch_indices",
+        "output_size:tuple scale:float sampling_ratio:int mode:str aligned:bool",
+        "ROI align",
+    )
     add("nms", "boxes scores", "iou_threshold:float", "non-maximum suppression; the shape depends on data")
     add("arange", "", "start:number end:number step:number dtype:str", "start, start+step, ... before end")
     add("linspace", "", "start:float end:float steps:int dtype:str", "steps evenly spaced values")
@@ -271,7 +312,13 @@ def _table() -> dict[str, Kind]:
     add("eye", "", "rows:int cols:int diagonal:int dtype:str", "ones on a diagonal")
     add("meshgrid", "xs*", "indexing:str", "one grid per 1-D input; indexing ij or xy", None)
     add("shape", "x", "", "the extents of x as a 1-D int64 tensor")
-    add("lstm gru rnn", "x weights*", "hidden:int direction:str layers:int layout:str", "recurrent layers; see the dialect", None)
+    add(
+        "lstm gru rnn",
+        "x weights*",
+        "hidden:int direction:str layers:int layout:str",
+        "recurrent layers; see the dialect",
+        None,
+    )
     add("attention", "query key value mask?", "scale:float|None causal:bool", "scaled dot product attention")
     add("quantize", "x scale zero_point?", "axis:int|None dtype:str", "clamp(round_half_even(x / scale) + zero_point)")
     add("dequantize", "x scale zero_point?", "axis:int|None", "(x - zero_point) * scale, float32")

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from porter.infer import infer
-from porter.ops import Array, Op, Origin, Value
+from porter.ops import Op, Origin, Value
 
 __all__ = ["CLAIMS", "Builder", "Claim", "Fragment", "NotApplicable", "Rule", "Surroundings", "rewrite"]
 
@@ -164,6 +164,10 @@ class Rule:
         return Fragment(b.ops, results)
 
 
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def rewrite(
     *,
     removes: str | Sequence[str],
@@ -183,10 +187,9 @@ def rewrite(
     """
 
     def declare(build: Callable[[Builder, Op], Result]) -> Rule:
-        as_tuple = lambda names: (names,) if isinstance(names, str) else tuple(names)  # noqa: E731
         doc = (build.__doc__ or "").strip()
         if not doc:
             raise TypeError(f"rewrite {build.__name__} has no docstring; it is its manual page")
-        return Rule(build.__name__, as_tuple(removes), as_tuple(yields), claim, error, doc, build, optional)
+        return Rule(build.__name__, _names(removes), _names(yields), claim, error, doc, build, optional)
 
     return declare

@@ -27,9 +27,9 @@ class TensorError:
     """How far one tensor is from its reference, over all inputs seen.
 
     ``max_abs``: largest absolute difference. ``range``: the reference's largest minus smallest value. ``relative``:
-    ``max_abs / range`` (``max_abs`` where the range is 0). ``sqnr``: signal to noise in dB, 10 log10(sum r^2 / sum d^2),
-    inf when equal. ``cosine``: of the flattened tensors. ``equal``: bit for bit (NaN equals NaN). ``mismatched``: how many
-    elements are NaN or infinite in one and not the same in the other.
+    ``max_abs / range`` (``max_abs`` where the range is 0). ``sqnr``: signal to noise in dB,
+    10 log10(sum r^2 / sum d^2), inf when equal. ``cosine``: of the flattened tensors. ``equal``: bit for bit (NaN
+    equals NaN). ``mismatched``: how many elements are NaN or infinite in one and not the same in the other.
     """
 
     name: str
@@ -73,9 +73,7 @@ class TensorError:
         if reference.shape != got.shape:
             raise ValueError(f"{self.name}: shape {got.shape}, expected {reference.shape}")
         self.count += reference.size
-        if reference.dtype == got.dtype and np.array_equal(
-            reference, got, equal_nan=reference.dtype.kind in "fc"
-        ):
+        if reference.dtype == got.dtype and np.array_equal(reference, got, equal_nan=reference.dtype.kind in "fc"):
             a = b = np.asarray(reference, np.float64).ravel()
         else:
             self.equal = False

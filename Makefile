@@ -1,0 +1,40 @@
+# Everything below sets up what it needs. PYTHON may name another interpreter (3.11 or newer).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Two workers on two cores, one thread each: torch and onnxruntime would otherwise start a pool in every worker.
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: demo test lint test-torch13 test-upstream bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,images,example,dev]'
+	touch $@
+
+demo: $(READY)  ## port YOLOX-nano to the MLU270 at int16 and show what happened
+	$(BIN)/python examples/yolox_mlu270/demo.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(READY) lint  ## everything that needs nothing but this repository and the package index
+	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not torch13 and not upstream"
+
+test-torch13: $(READY)  ## the bundle in a real torch 1.3.1 on Python 3.7 (found on PATH, in pyenv, or PORTER_PYTHON37)
+	$(BIN)/python scripts/torch13_env.py
+	$(THREADS) $(BIN)/python -m pytest -m torch13 -rs
+
+test-upstream: $(READY)  ## Megvii's own YOLOX, unmodified (YOLOX_SOURCE=path of a checkout, or it is cloned)
+	$(THREADS) $(BIN)/python -m pytest -m upstream -rs
+
+bench: $(READY)  ## speed and memory beside onnxsim, OnnxSlim and onnxscript, in one run
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The functions behind ``import porter``: each joins the parts for one job and returns a typed result.
+
+``model`` is everywhere a path, an ``nn.Module``, an ``onnx.ModelProto`` or a :class:`~porter.graph.Graph`; ``target`` a
+:class:`~porter.target.Target`, the name of one, or the path of a .toml. Heavy imports happen inside the functions, so
+that ``import porter`` takes milliseconds and the ONNX path never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from porter.checkpoint import ResaveReport
+    from porter.emit.bundle import Bundle
+    from porter.findings import Report
+    from porter.graph import Graph
+    from porter.legalize import Ledger
+    from porter.ops import Array
+    from porter.quantize.engine import Quantized
+    from porter.target import Target
+    from porter.verify import Evidence
+
+__all__ = [
+    "Ported", "Rewritten", "check", "emit", "load", "port", "quantize", "resave", "rewrite", "save", "verify",
+]  # fmt: skip
+
+Progress = Callable[[str], None]
+#: Inputs made for a proof when the user gives no data.
+SAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What ``rewrite`` made: the graph, what was done to it, the proof (None when it was not asked for), the verdict of
+    every op of the result (``report``) and of the original (``before``)."""
+
+    graph: Graph
+    ledger: Ledger
+    evidence: Evidence | None
+    report: Report
+    before: Report
+
+    @property
+    def ok(self) -> bool:
+        """Legal now, and proved equal where a proof was asked for."""
+        return self.report.ok and (self.evidence is None or self.evidence.ok)
+
+    def save(self, out: str | Path, *, overwrite: bool = False) -> Path:
+        """Write it (see :func:`save`)."""
+        return save(self, out, overwrite=overwrite)
+
+
+@dataclass(frozen=True, slots=True)
+class Ported:
+    """What ``port`` made, step by step."""
+
+    rewritten: Rewritten
+    quantized: Quantized
+    bundle: Bundle
+
+
+def load(
+    model: Any = None,
+    inputs: Any = None,
+    *,
+    factory: str | Callable[..., Any] | None = None,
+    factory_args: Mapping[str, Any] | None = None,
+    run_pickled_code: bool = False,
+) -> Graph:
+    """Capture a model as a graph; see :func:`porter.loading.load` for the arguments and the errors."""
+    from porter.loading import load
+
+    return load(model, inputs, factory=factory, factory_args=factory_args, run_pickled_code=run_pickled_code)
+
+
+def check(
+    model: Any,
+    target: Target | str | Path,
+    inputs: Any = None,
+    *,
+    allow: Collection[str] = (),
+    **loading: Any,
+) -> Report:
+    """Say of every op whether the target runs it, why not, where it comes from, and which rewrite fixes it.
+
+    Args:
+        model: see the module.
+        target: see the module.
+        inputs: shapes, where the model does not fix them (``{"images": (1, 3, 640, 640)}`` or
+        ``"images:1x3x640x640"``).
+        allow: claims that may be counted on beside exact and bounded: "approximate", "retrain".
+        loading: ``factory``, ``factory_args``, ``run_pickled_code``, as :func:`load` takes them.
+
+    Raises:
+        PorterError: the model, the target or an option is wrong.
+    """
+    from porter.legalize import check
+
+    chosen = _target(target)
+    return check(load(model, inputs, **loading), chosen, _claims(allow))
+
+
+def rewrite(
+    model: Any,
+    target: Target | str | Path,
+    inputs: Any = None,
+    *,
+    allow: Collection[str] = (),
+    apply: Sequence[str] = (),
+    verify: bool = True,
+    data: Any = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    tolerance: float = 1e-4,
+    progress: Progress | None = None,
+    **loading: Any,
+) -> Rewritten:
+    """Make the model legal for the target and prove that it is still the same model.
+
+    Args:
+        model, target, inputs, allow, loading: as for :func:`check`.
+        apply: optional rewrites to apply as well, such as "fold_batch_norm" and "focus_to_conv".
+        verify: run both models and compare (the ledger says so when this is off).
+        data: inputs to compare on, as :func:`porter.data.open_data` takes them, beside ``samples`` random ones.
+        samples: how many random inputs to compare on.
+        seed: of the random inputs.
+        tolerance: the largest difference allowed, as a share of an output's range.
+        progress: called with a short text at each step.
+
+    Raises:
+        PorterError: the model, the target, the data or an option is wrong.
+    """
+    from porter.legalize import legalize
+
+    chosen = _target(target)
+    graph = load(model, inputs, **loading)
+    new, ledger, before, after = legalize(graph, chosen, _claims(allow), apply, progress)
+    evidence = None
+    if verify:
+        evidence = _prove(graph, new, ledger, _samples(graph, data, samples, seed), tolerance, progress)
+    return Rewritten(new, ledger, evidence, after, before)
+
+
+def _prove(
+    graph: Graph,
+    new: Graph,
+    ledger: Ledger,
+    inputs: Iterable[Sequence[Array]],
+    tolerance: float,
+    progress: Progress | None,
+) -> Evidence:
+    from porter.verify import verify
+
+    taps = [entry.value for entry in ledger.entries]
+    evidence = verify(graph, new, inputs, taps, tolerance, progress)
+    for entry in ledger.entries:
+        entry.measured = evidence.taps.get(entry.value)
+    outcome = "equal" if evidence.ok else "NOT equal"
+    ledger.proof = f"{outcome} within {tolerance:g} of each output's range on {evidence.inputs} inputs"
+    return evidence
+
+
+def verify(
+    before: Any,
+    after: Any,
+    inputs: Any = None,
+    *,
+    data: Any = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    tolerance: float = 1e-4,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Compare two models on the same inputs: every output, and every value that has the same name in both.
+
+    Raises:
+        PorterError: PT331 when their outputs cannot be compared.
+    """
+    from porter.verify import verify
+
+    reference, other = load(before, inputs), load(after, inputs)
+    taps = [out.name for op in reference.ops() for out in op.outputs if out.shape is not None]
+    return verify(reference, other, _samples(reference, data, samples, seed), taps, tolerance, progress)
+
+
+def quantize(
+    model: Any,
+    target: Target | str | Path,
+    calibration: Any,
+    inputs: Any = None,
+    *,
+    dtype: str = "int16",
+    preprocess: Any = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    loading: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Quantized:
+    """Find the quantization parameters of a legal model and simulate the quantized device.
+
+    Args:
+        model, target, inputs: as for :func:`check`.
+        calibration: a folder of images, an .npy or .npz, ``module:function``, or an iterable of input lists.
+        dtype: "int16" or "int8".
+        preprocess: a TOML that says how images become inputs (needed for a folder of images).
+        force: quantize although the target does not run every op.
+        progress: called with (done, total) samples.
+        loading: ``factory``, ``factory_args``, ``run_pickled_code``, as :func:`load` takes them.
+        options: as :func:`porter.quantize.engine.quantize` takes them (``observer``, ``per_channel``, ...).
+
+    Raises:
+        PorterError: PT320 when the model is not legal for the target; the calibration data do not fit; a layer's
+        values are
+            not finite.
+    """
+    from porter.data import open_data
+    from porter.quantize.engine import quantize
+
+    chosen = _target(target)
+    graph = load(model, inputs, **(loading or {}))
+    if not force:
+        _require_legal(graph, chosen, "quantize")
+    data = open_data(calibration, graph.inputs, preprocess)
+    return quantize(graph, chosen, dtype, data, progress=progress, **options)
+
+
+def emit(
+    model: Any,
+    target: Target | str | Path,
+    out: str | Path,
+    inputs: Any = None,
+    *,
+    quantized: Sequence[Quantized] = (),
+    rewritten: Rewritten | None = None,
+    data: Any = None,
+    overwrite: bool = False,
+    force: bool = False,
+    **loading: Any,
+) -> Bundle:
+    """Write the directory that goes to the device.
+
+    Args:
+        model, target, inputs, loading: as for :func:`check`; the model must be legal for the target.
+        out: the folder to make.
+        quantized: quantized versions of the model (int16, int8) whose weights go into the bundle.
+        rewritten: where the model comes from, for the manifest's ledger and numbers.
+        data: golden inputs, as :func:`porter.data.open_data` takes them; random ones otherwise.
+        overwrite: replace ``out`` if it exists.
+        force: emit although the target does not run every op.
+
+    Raises:
+        PorterError: PT320 when the model is not legal for the target; PT510 to PT512 when it cannot be written.
+    """
+    from porter.emit.bundle import emit
+
+    chosen = _target(target)
+    graph = load(model, inputs, **loading)
+    if not force:
+        _require_legal(graph, chosen, "emit")
+    return emit(
+        graph,
+        chosen,
+        Path(out),
+        inputs=list(_samples(graph, data, 0 if data is not None else 2, 0)),
+        quantized=quantized,
+        ledger=rewritten.ledger if rewritten else None,
+        evidence=rewritten.evidence if rewritten else None,
+        overwrite=overwrite,
+    )
+
+
+def port(
+    model: Any,
+    target: Target | str | Path,
+    calibration: Any,
+    out: str | Path,
+    inputs: Any = None,
+    *,
+    dtypes: Sequence[str] = ("int16",),
+    preprocess: Any = None,
+    allow: Collection[str] = (),
+    apply: Sequence[str] = (),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **loading: Any,
+) -> tuple[Rewritten, list[Quantized], Bundle | None]:
+    """Rewrite, prove, quantize and emit in one go. The bundle is None when the rewritten model is not legal or not
+    equal:
+    nothing is written then, and the first result says what is left.
+
+    Raises:
+        PorterError: as for the single steps.
+    """
+    from porter.data import open_data
+    from porter.files import check_output
+    from porter.quantize.engine import quantize
+
+    say = progress or (lambda _text: None)
+    check_output(Path(out), overwrite)
+    chosen = _target(target)
+    graph = load(model, inputs, **loading)
+    data = open_data(calibration, graph.inputs, preprocess)
+    rewritten = rewrite(graph, chosen, allow=allow, apply=apply, data=_first(data, 2), samples=2, progress=say)
+    if not rewritten.ok:
+        return rewritten, [], None
+    quantized = []
+    for dtype in dtypes:
+        quantized.append(
+            quantize(rewritten.graph, chosen, dtype, data,
+                     progress=lambda done, total, d=dtype: say(f"{d}: sample {done} of {total}"))  # type: ignore[misc]
+        )  # fmt: skip
+    say("writing the bundle")
+    bundle = emit(rewritten.graph, chosen, out, quantized=quantized, rewritten=rewritten,
+                  data=_first(data, 2), overwrite=overwrite)  # fmt: skip
+    return rewritten, quantized, bundle
+
+
+def resave(
+    checkpoint: str | Path, out: str | Path, for_torch: str, format: str = "legacy", *, overwrite: bool = False
+) -> ResaveReport:
+    """Write a checkpoint's tensors so that the stated torch reads them; see :func:`porter.checkpoint.resave`."""
+    from porter.checkpoint import resave
+
+    return resave(Path(checkpoint), Path(out), for_torch=for_torch, format=format, overwrite=overwrite)
+
+
+def save(made: Rewritten, out: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a rewritten model.
+
+    ``out`` ending in .onnx, .pt2 or .pt (TorchScript) is that file. Otherwise it is a folder with the model in its own
+    format, ``ledger.json``, ``evidence.json``, ``report.json`` and, for a torch model, ``model.py`` with
+    ``weights.pt``: the
+    same network as plain readable PyTorch.
+
+    Raises:
+        PorterError: PT510 to PT512 when it cannot be written; nothing is left behind then.
+    """
+    from porter.files import atomic_dir, atomic_file
+    from porter.save import save_folder, save_graph
+
+    path = Path(out)
+    if path.suffix in (".onnx", ".pt2", ".pt"):
+        with atomic_file(path, overwrite) as temporary:
+            save_graph(made.graph, temporary, path.suffix, made.ledger.to_json())
+    else:
+        with atomic_dir(path, overwrite) as folder:
+            save_folder(made, folder)
+    return path
+
+
+def _target(target: Target | str | Path) -> Target:
+    from porter.target import Target
+
+    return target if isinstance(target, Target) else Target.load(target)
+
+
+def _claims(allow: Collection[str]) -> Any:
+    return (allow,) if isinstance(allow, str) else tuple(allow)
+
+
+def _first(data: Iterable[Sequence[Array]], count: int) -> list[Sequence[Array]]:
+    kept = []
+    for sample in data:
+        kept.append(sample)
+        if len(kept) == count:
+            break
+    return kept
+
+
+def _samples(graph: Graph, data: Any, count: int, seed: int) -> Iterable[Sequence[Array]]:
+    from porter.data import open_data, random_inputs
+
+    if data is not None:
+        yield from open_data(data, graph.inputs)
+    if count:
+        yield from random_inputs(graph.inputs, count, seed)
+
+
+def _require_legal(graph: Graph, target: Target, verb: str) -> None:
+    from porter.errors import PorterError
+    from porter.legalize import check
+
+    report = check(graph, target)
+    if not report.ok:
+        kinds = list(dict.fromkeys(op.kind for op in report.ops if op.verdict != "native"))
+        raise PorterError(
+            "PT320",
+            f"{graph.source} is not legal for {target.name}: {', '.join(kinds[:8])}{' ...' if kinds[8:] else ''}",
+            fix=f"Run `porter rewrite --target {target.name}` first and {verb} what it writes, use `porter port`, or "
+            "insist with --force.",
+        )

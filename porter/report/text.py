@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports for people: what does not run, why, where in their code, and what fixes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from porter.findings import Finding, OpReport, Report, Verdict
+from porter.ops import Origin
+
+if TYPE_CHECKING:
+    from porter.legalize import Ledger, LedgerEntry
+    from porter.verify import Evidence
+
+__all__ = ["console", "place", "print_evidence", "print_findings", "print_ledger", "print_report"]
+
+_STYLE: dict[Verdict, str] = {
+    "native": "green", "fold": "cyan", "rewrite": "cyan", "host": "yellow", "unsupported": "red", "unknown": "yellow",
+}  # fmt: skip
+#: How many places of one group are named before "and N more".
+_PLACES = 3
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that does not fold lines at 80 columns when its output goes to a file."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def place(origin: Origin) -> str:
+    """``yolo_head.py:211 in head``: the path as seen from the current folder, or its last two parts."""
+    parts = []
+    if origin.file:
+        path = Path(origin.file)
+        if path.is_absolute():
+            try:
+                path = path.relative_to(Path.cwd())
+            except ValueError:
+                path = Path(*path.parts[-2:])
+        parts.append(f"{path}:{origin.line}" if origin.line else str(path))
+    if origin.module:
+        parts.append(f"in {origin.module}")
+    return " ".join(parts) or (f"node {origin.source[0]}" if origin.source else "")
+
+
+def print_report(out: Console, report: Report, target_title: str, verbose: bool = False) -> None:
+    """Print a report: the count of each verdict, then each kind of op that needs something."""
+    out.print(f"[bold]{escape(report.model)}[/] on [bold]{report.target}[/] ({escape(target_title)}): "
+              f"{len(report.ops)} ops")  # fmt: skip
+    if report.ops:
+        counts = "   ".join(f"[{_STYLE[v]}]{v} {n}[/]" for v, n in report.summary.items())
+        out.print(f"  {counts}")
+    for group in _groups(report):
+        _print_group(out, group, report, verbose)
+    extra = [f for f in report.findings if not f.kind]
+    if extra:
+        out.print()
+        print_findings(out, extra)
+    out.print()
+    if report.ok:
+        out.print(f"[green]{report.target} runs every op as it is.[/]")
+    elif report.portable:
+        out.print(f"Not as it is; [green]`porter rewrite --target {report.target}` makes it legal.[/]")
+    else:
+        left = sum(op.verdict not in ("native", "fold", "rewrite") for op in report.ops)
+        out.print(f"[red]{left} op{'s' * (left != 1)} would be left after `porter rewrite`.[/]")
+
+
+def _groups(report: Report) -> list[list[OpReport]]:
+    groups: dict[tuple[object, ...], list[OpReport]] = {}
+    for op in report.ops:
+        if op.verdict != "native":
+            groups.setdefault((op.verdict, op.kind, op.rewrites), []).append(op)
+    order = ["unsupported", "unknown", "host", "rewrite", "fold"]
+    return sorted(groups.values(), key=lambda g: (order.index(g[0].verdict), -len(g)))
+
+
+def _print_group(out: Console, group: Sequence[OpReport], report: Report, verbose: bool) -> None:
+    first = group[0]
+    times = f" x{len(group)}" if len(group) > 1 else ""
+    how = f" by {', then '.join(first.rewrites)}" if first.verdict == "rewrite" else ""
+    out.print(f"\n  [bold]{first.kind}[/]{times}  [{_STYLE[first.verdict]}]{first.verdict}[/]{how}")
+    for reason in dict.fromkeys(r for op in group for r in op.reasons):
+        out.print(f"    {escape(reason)}", style="dim")
+    names = {op.name for op in group}
+    fixes = dict.fromkeys(f.fix for f in report.findings if f.op in names and f.kind == first.kind and f.fix)
+    if first.verdict in ("unsupported", "unknown", "host"):
+        for fix in fixes:
+            out.print(f"    fix: {escape(fix)}")
+    places = [p for p in dict.fromkeys(place(op.origin) for op in group) if p]
+    for text in places if verbose else places[:_PLACES]:
+        out.print(f"    {escape(text)}")
+    if not verbose and len(places) > _PLACES:
+        out.print(f"    and {len(places) - _PLACES} more places (--verbose)")
+
+
+def print_findings(out: Console, findings: Iterable[Finding]) -> None:
+    """Print findings one after another."""
+    style = {"error": "red", "warning": "yellow", "note": "cyan"}
+    for f in findings:
+        where = place(f.origin)
+        out.print(f"  [{style[f.severity]}]{f.code} {f.severity}[/] {escape(f.message)}"
+                  + (f" [dim]({escape(where)})[/]" if where else ""))  # fmt: skip
+        if f.fix:
+            out.print(f"    fix: {escape(f.fix)}")
+
+
+def print_ledger(out: Console, ledger: Ledger) -> None:
+    """Print what was done, a line for each rule: how often, its claim, the worst error measured after it."""
+    table = Table("rewrite", "ops", "claim", "largest error after it", "first at", box=None, pad_edge=False)
+    groups: dict[tuple[str, ...], list[LedgerEntry]] = {}
+    for entry in ledger.entries:
+        groups.setdefault((*entry.rules, entry.kind), []).append(entry)
+    for entries in groups.values():
+        first = entries[0]
+        table.add_row(
+            f"{first.kind}: {', then '.join(first.rules)}",
+            str(len(entries)),
+            first.claim,
+            _measured(entries),
+            escape(place(first.origin)),
+        )
+    if groups:
+        out.print(table)
+    else:
+        out.print("nothing to do")
+
+
+def _measured(entries: Sequence[LedgerEntry]) -> str:
+    seen = [e.measured for e in entries if e.measured is not None]
+    if not seen:
+        return "not measured"
+    worst = max(seen, key=lambda m: m.max_abs)
+    return "equal" if all(m.equal for m in seen) else f"{worst.max_abs:.1e} ({worst.relative:.1e} of its range)"
+
+
+def print_evidence(out: Console, evidence: Evidence) -> None:
+    """Print the comparison of the outputs, one line for each."""
+    table = Table("output", "max abs", "of its range", "SQNR dB", "cosine", box=None, pad_edge=False)
+    for e in evidence.outputs:
+        sqnr = "equal" if math.isinf(e.sqnr) else f"{e.sqnr:.1f}"
+        table.add_row(escape(e.name), f"{e.max_abs:.2e}", f"{e.relative:.1e}", sqnr, f"{e.cosine:.7f}")
+    out.print(table)
+    verdict = "[green]equal within[/]" if evidence.ok else "[red]NOT within[/]"
+    out.print(f"{verdict} {evidence.tolerance:g} of each output's range, on {evidence.inputs} inputs")
