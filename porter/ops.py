@@ -278,7 +278,8 @@ def _table() -> dict[str, Kind]:
     add("gather_nd", "x index", "batch_dims:int", "ONNX GatherND")
     add("scatter_nd", "x index src", "reduction:str", "ONNX ScatterND")
     add("scatter", "x index src", "axis:int reduction:str", "torch.scatter (ONNX ScatterElements)")
-    add("masked_select nonzero", "x", "", "the shape of the result depends on data")
+    add("masked_select", "x mask", "", "torch.masked_select; the shape of the result depends on data")
+    add("nonzero", "x", "layout:str?", "torch.nonzero (one row a hit; data-dependent); layout 'onnx' is its transpose")
     add("one_hot", "x", "depth:int", "torch.nn.functional.one_hot, int64")
     add("flip", "x", "axes:tuple", "reversed along axes")
     add("roll", "x", "shifts:tuple axes:tuple", "rolled along axes")
@@ -304,14 +305,20 @@ def _table() -> dict[str, Kind]:
         "output_size:tuple scale:float sampling_ratio:int mode:str aligned:bool",
         "ROI align",
     )
-    add("nms", "boxes scores", "iou_threshold:float", "non-maximum suppression; the shape depends on data")
+    add(
+        "nms",
+        "boxes scores",
+        "iou_threshold:float layout:str?",
+        "torchvision.ops.nms on (N, 4) and (N,), data-dependent; layout 'onnx' is ONNX NonMaxSuppression",
+    )
     add("arange", "", "start:number end:number step:number dtype:str", "start, start+step, ... before end")
     add("linspace", "", "start:float end:float steps:int dtype:str", "steps evenly spaced values")
     add("full", "", "shape:tuple value:number dtype:str", "a tensor filled with value (zeros, ones, full)")
     add("fill", "x", "value:number dtype:str", "a tensor shaped as x filled with value (fill_, full_like, zeros_like)")
     add("eye", "", "rows:int cols:int diagonal:int dtype:str", "ones on a diagonal")
     add("meshgrid", "xs*", "indexing:str", "one grid per 1-D input; indexing ij or xy", None)
-    add("shape", "x", "", "the extents of x as a 1-D int64 tensor")
+    add("shape", "x", "start:int? end:int?", "the extents of x (of axes start to end) as a 1-D int64 tensor")
+    add("size", "x", "", "the number of elements of x, an int64 scalar")
     add(
         "lstm gru rnn",
         "x weights*",
