@@ -30,7 +30,10 @@ _PLACES = 3
 
 def console(stderr: bool = False) -> Console:
     """A console that does not fold lines at 80 columns when its output goes to a file."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    out = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not out.is_terminal:
+        out.width = 160
+    return out
 
 
 def place(origin: Origin) -> str:
