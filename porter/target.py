@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A target: a device as data, and the judgement whether it runs one op.
+
+A target is a TOML file. ``Target.load("mlu270")`` reads one that comes with porter (or with an installed package, by
+the entry-point group ``porter.targets``); ``Target.load("my.toml")`` reads any other. Its tables:
+
+``[target]``
+    ``name title vendor description extends inherited_certainty closed certainty source``. ``extends`` names the target
+    (or the file) that this one starts from, and ``inherited_certainty`` the most that is certain of what it takes over;
+    ``closed = true`` says that an op the file does not name is not supported (otherwise it is unknown). ``certainty``
+    and ``source`` are what the rest of the file takes where it gives none.
+``[runtime] [quantization] [tolerance] [performance] [artifact]``
+    the fields of :class:`Runtime`, :class:`Quantization`, :class:`Tolerance`, :class:`Performance`,
+    :class:`Artifact`. In each, ``about.KEY = { certainty, source, note }`` says how sure one value is.
+``[sources.ID]``
+    ``cite`` (how a reason names it), ``url``, ``about``. A ``source`` elsewhere is ``"ID"``, ``"ID:place"`` or a list.
+``[limits.ID]``
+    a limit that several ops use by its id.
+``[ops.KIND]`` and ``[[group]]`` (with ``kinds = [...]``)
+    the fields of :class:`OpSupport`. A kind is named once. What a file says of a kind replaces whole what the target
+    that it extends says.
+
+Every mistake in a file is reported with its line and key, and the nearest name where one is misspelt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from porter.limits import Expression, fact_names, parse
+from porter.ops import KINDS, Op, Value
+
+__all__ = [
+    "About",
+    "Artifact",
+    "Certainty",
+    "Device",
+    "FirstConv",
+    "Judgement",
+    "Limit",
+    "OpSupport",
+    "Performance",
+    "Quantization",
+    "Reason",
+    "Runtime",
+    "Section",
+    "Source",
+    "Target",
+    "Tolerance",
+    "Verdict",
+]
+
+Certainty = Literal["certain", "likely", "unknown"]
+Verdict = Literal["native", "host", "unsupported", "unknown"]
+Device = Literal["accelerator", "host", "none"]
+
+
+# -- what a target says ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """How sure one value of a section is, and who says so."""
+
+    certainty: Certainty = "certain"
+    source: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A document that facts come from. ``cite`` is how a reason names it."""
+
+    cite: str
+    url: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What every section has: for each key, its certainty and source (see :meth:`fact`)."""
+
+    about: Mapping[str, About] = field(default_factory=dict, kw_only=True)
+
+    def fact(self, key: str) -> About:
+        """How sure the value of ``key`` is, and who says so."""
+        return self.about[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime(Section):
+    """What runs the model on the device.
+
+    ``layout`` is the device's own order of the axes; ``dtypes`` those that a tensor on the device can have;
+    ``max_rank``/``min_rank`` bound the rank of every tensor that an op computes with (constants aside); ``opset`` is
+    the lowest and highest ONNX opset.
+    """
+
+    framework: str
+    dtypes: tuple[str, ...]
+    version: str = ""
+    python: tuple[str, ...] = ()
+    layout: str = "NCHW"
+    max_rank: int | None = None
+    min_rank: int = 0
+    static_shapes: bool = True
+    index_dtype: str = "int64"
+    opset: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FirstConv:
+    """What a convolution must be to take 8-bit image data and do the mean and standard deviation itself."""
+
+    in_channels: tuple[int, ...]
+    max_out_channels: int
+    min_out_width: int
+    dilation: bool
+    input_dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization(Section):
+    """The numerics of quantization: ``q = clamp(round(x * scale), qmin, qmax)`` with ``scale = qmax / absmax``.
+
+    ``scheme`` is ``"symmetric"`` or ``"asymmetric"``; ``scale`` the formula of the stored scale, ``"qmax/absmax"`` (a
+    multiplier) or ``"absmax/qmax"`` (a step); ``zero_absmax_scale`` the stored scale of a tensor of zeros.
+    ``rounding`` is ``"half_even"`` or ``"half_away"``. ``quantized_ops`` must be quantized to run, except for the
+    convolutions for which ``float_when`` holds (an expression over their facts); everything else computes in float.
+    ``per_channel_axis`` is the axis of the weight; ``per_tensor_ops`` must not be quantized per channel. ``modes`` are
+    the device's own numbers for the ways to quantize.
+    """
+
+    scheme: str
+    qmax: Mapping[str, int]
+    qmin: Mapping[str, int]
+    scale: str
+    rounding: str
+    quantized_ops: tuple[str, ...]
+    zero_absmax_scale: float = 1.0
+    float_when: str | None = None
+    per_channel_axis: int | None = None
+    per_tensor_ops: tuple[str, ...] = ()
+    modes: Mapping[str, int] = field(default_factory=dict)
+    accumulator: str = "int32"
+    output_dtypes: tuple[str, ...] = ("float32",)
+    calibration: tuple[str, ...] = ("minmax",)
+    first_conv: FirstConv | None = None
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether there is no zero point."""
+        return self.scheme == "symmetric"
+
+    def quantizes(self, op: Op) -> bool:
+        """Whether the device computes ``op`` in integers (it must then be quantized)."""
+        if op.kind not in self.quantized_ops:
+            return False
+        if self.float_when is None or not op.kind.startswith("conv"):
+            return True
+        names = fact_names(op.kind)
+        return parse(self.float_when, names).holds(lambda name: names[name](op))[0] is not True
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance(Section):
+    """How far the device may be from the CPU: the relative error of one op, and of one op of a kind in ``ops``."""
+
+    op_relative: float = 0.0
+    ops: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, kind: str) -> float:
+        """The relative error that one op of ``kind`` may have."""
+        return self.ops.get(kind, self.op_relative)
+
+
+@dataclass(frozen=True, slots=True)
+class Performance(Section):
+    """Rates for a latency estimate, in 1e12 operations a second by dtype: nominal, and measured."""
+
+    tops: Mapping[str, float] = field(default_factory=dict)
+    measured_tops: Mapping[str, float] = field(default_factory=dict)
+    cores: int | None = None
+    wram_kib_per_core: int | None = None
+    nram_kib_per_core: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact(Section):
+    """What is made for the device. ``kind`` picks the emitter.
+
+    ``cores`` are the core counts to compile for; ``core_version`` the device's name to its compiler; ``input_formats``
+    the channel orders of an image input by their number; ``suffixes`` of the files that the device's tools write.
+    """
+
+    kind: str
+    core_version: str = ""
+    cores: tuple[int, ...] = ()
+    default_cores: int | None = None
+    input_formats: Mapping[str, int] = field(default_factory=dict)
+    suffixes: tuple[str, ...] = ()
+    output_dtypes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit. It counts only where ``when`` holds; ``why`` says what breaks, as a clause."""
+
+    expr: Expression
+    why: str
+    certainty: Certainty
+    source: str
+    when: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpSupport:
+    """What a target says of one op kind.
+
+    ``names`` are the vendor's own names, where they differ from the kind's. ``device`` is where it runs:
+    ``"accelerator"``, ``"host"``, or ``"none"``. ``dtypes`` are those of every operand and result (default:
+    ``runtime.dtypes``), ``operand_dtypes`` those of an operand by its name, ``output_dtypes`` one list for each result.
+    ``const_inputs`` must be constants. Where ``certainty`` is ``"unknown"`` the verdict is ``unknown``.
+    """
+
+    kind: str
+    names: tuple[str, ...] = ()
+    device: Device = "accelerator"
+    dtypes: tuple[str, ...] = ()
+    operand_dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    output_dtypes: tuple[tuple[str, ...], ...] = ()
+    const_inputs: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    certainty: Certainty = "certain"
+    source: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an op is not native: a stable ``code``, the text, how sure that is, and who says so."""
+
+    code: str
+    text: str
+    certainty: Certainty
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.text} [{', '.join(filter(None, (self.source, self.certainty)))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict on one op with *every* reason, and what the target says of its kind (None where it says nothing)."""
+
+    verdict: Verdict
+    reasons: tuple[Reason, ...] = ()
+    support: OpSupport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A device. See the module's text for the file, and :meth:`judge` for what it is for."""
+
+    name: str
+    title: str
+    vendor: str
+    description: str
+    path: Path
+    extends: str | None
+    closed: bool
+    certainty: Certainty
+    source: str
+    runtime: Runtime
+    quantization: Quantization | None
+    tolerance: Tolerance
+    performance: Performance
+    artifact: Artifact | None
+    sources: Mapping[str, Source]
+    ops: Mapping[str, OpSupport]
+
+    @staticmethod
+    def names() -> list[str]:
+        """The names of the installed targets: porter's own, and those of other packages."""
+        from porter.target_file import installed
+
+        return installed()
+
+    @classmethod
+    def load(cls, target: str | Path) -> Target:
+        """A target by its name, or from a TOML file by its path.
+
+        Raises:
+            PorterError: PT508 when there is no target of that name (it names the nearest), PT501 when there is no such
+                file, PT509 when the file has a mistake (with line and key).
+        """
+        from porter.target_file import read
+
+        return read(str(target))
+
+    def judge(self, op: Op) -> Judgement:
+        """Whether the target runs ``op``, with every reason why it does not.
+
+        ``identity`` is native everywhere: it computes nothing. A ``dynamic_*`` kind that the file does not name takes
+        at run time what the target wants to know before; it is unsupported where shapes must be static.
+        """
+        if op.kind == "identity":
+            return Judgement("native")
+        support = self.ops.get(op.kind)
+        reasons = list(_static(self, op))
+        if support is None:
+            reasons.insert(0, _absent(self, op.kind))
+        elif support.device == "none":
+            reasons.insert(0, Reason("PT101", _with_note(f"there is no {op.kind}", support), *_cited(support)))
+        elif support.device == "host":
+            text = _with_note(f"{op.kind} runs on the host", support)
+            reasons.insert(0, Reason("PT104", text, *_cited(support)))
+        else:
+            if support.certainty == "unknown":
+                text = _with_note(f"it is not known whether {op.kind} runs", support)
+                reasons.insert(0, Reason("PT102", text, *_cited(support)))
+            reasons += _dtypes(self, support, op)
+            reasons += _constants(support, op)
+            reasons += _ranks(self, op)
+            reasons += _limits(support, op)
+        if not reasons:
+            return Judgement("native", (), support)
+        unique = tuple(dict.fromkeys(reasons))
+        return Judgement(max(map(_verdict, unique), key=_ORDER.index), unique, support)
+
+
+# -- judging -----------------------------------------------------------------------------------------------------
+
+_ORDER: tuple[Verdict, ...] = ("native", "unknown", "host", "unsupported")
+
+
+def _verdict(reason: Reason) -> Verdict:
+    if reason.code in ("PT102", "PT202") or reason.certainty == "unknown":
+        return "unknown"
+    return "host" if reason.code == "PT104" else "unsupported"
+
+
+def _cited(said: OpSupport | About | Limit) -> tuple[Certainty, str]:
+    return said.certainty, said.source
+
+
+def _with_note(text: str, support: OpSupport) -> str:
+    return f"{text}: {support.note}" if support.note else text
+
+
+def _absent(target: Target, kind: str) -> Reason:
+    base = kind.removeprefix("dynamic_")
+    if base != kind and target.runtime.static_shapes and base in KINDS:
+        text = f"{base} takes at run time what the target must know beforehand"
+        return Reason("PT105", text, *_cited(target.runtime.fact("static_shapes")))
+    if target.closed:
+        return Reason("PT101", f"there is no {kind}; the list of ops is complete", target.certainty, target.source)
+    return Reason("PT102", f"the target's file does not name {kind}", "unknown", "")
+
+
+def _static(target: Target, op: Op) -> Iterator[Reason]:
+    if target.runtime.static_shapes:
+        for value in (*op.operands, *op.outputs):
+            if value.shape is None:
+                said = target.runtime.fact("static_shapes")
+                yield Reason("PT204", f"the shape of {value.name} is not static", *_cited(said))
+
+
+def _named_operands(op: Op) -> Iterator[tuple[str, Value]]:
+    """The operands that are present, each with its name in the vocabulary (the last name repeats if it ends in *)."""
+    spec = KINDS.get(op.kind.removeprefix("dynamic_"))
+    names = spec.inputs.split() if spec else []
+    for i, value in enumerate(op.inputs):
+        if value is not None:
+            yield (names[min(i, len(names) - 1)].rstrip("?*") if names else f"in{i}"), value
+
+
+def _dtypes(target: Target, support: OpSupport, op: Op) -> Iterator[Reason]:
+    said = target.runtime.fact("dtypes")
+    every = support.dtypes or target.runtime.dtypes
+    checks = [(value, support.operand_dtypes.get(name, every), name) for name, value in _named_operands(op)]
+    for i, out in enumerate(op.outputs):
+        results = support.output_dtypes[min(i, len(support.output_dtypes) - 1)] if support.output_dtypes else every
+        checks.append((out, results, "the result" if len(op.outputs) == 1 else f"result {i}"))
+    for value, allowed, role in checks:
+        if value.dtype is None:
+            yield Reason("PT202", f"the dtype of {value.name} is not known", "unknown", "")
+        elif value.dtype not in allowed:
+            text = f"{role} of {op.kind} is {value.dtype}; it can be {' or '.join(allowed)}"
+            if value.dtype not in target.runtime.dtypes:
+                yield Reason("PT103", f"{text}. The device has no {value.dtype} tensors", *_cited(said))
+            else:
+                yield Reason("PT103", text, *_cited(support))
+
+
+def _constants(support: OpSupport, op: Op) -> Iterator[Reason]:
+    for name, value in _named_operands(op):
+        if name in support.const_inputs and not value.is_const:
+            text = f"{name} of {op.kind} ({value.name}) is computed when the model runs; it must be a constant"
+            yield Reason("PT105", text, *_cited(support))
+
+
+def _ranks(target: Target, op: Op) -> Iterator[Reason]:
+    runtime = target.runtime
+    for value in (*op.operands, *op.outputs):
+        rank = value.rank
+        if rank is None or value.is_const:
+            continue
+        for broken, key, word in (
+            (runtime.max_rank is not None and rank > runtime.max_rank, "max_rank", "highest"),
+            (rank < runtime.min_rank, "min_rank", "lowest"),
+        ):
+            if broken:
+                said = runtime.fact(key)
+                note = f": {said.note}" if said.note else ""
+                text = f"{value.name} has rank {rank}; the {word} is {getattr(runtime, key)}{note}"
+                yield Reason("PT203", text, *_cited(said))
+
+
+def _limits(support: OpSupport, op: Op) -> Iterator[Reason]:
+    names = fact_names(op.kind)
+
+    def fact(name: str) -> Any:
+        return names[name](op)
+
+    for limit in support.limits:
+        applies = True if limit.when is None else limit.when.holds(fact)[0]
+        if applies is False:
+            continue
+        holds, problem = limit.expr.holds(fact)
+        if holds is False and applies:
+            text = f"{limit.expr.filled(fact)} does not hold: {limit.why}"
+            yield Reason("PT201", text, *_cited(limit))
+        elif not holds:
+            if limit.when is not None and applies is None:
+                problem = f"whether {limit.when.text} holds is not known"
+            text = f"cannot tell whether {limit.expr.text} holds, since {problem}: {limit.why}"
+            yield Reason("PT202", text, "unknown", limit.source)
