@@ -196,9 +196,7 @@ class Encodings:
                 raise refuse(f"it has no {layer.kind} {path}")
             weight = cast(Value, op.inputs[1])
             if (op.kind, weight.shape) != (layer.kind, layer.shape):
-                raise refuse(
-                    f"{path} is {op.kind} with weight {weight.shape}, not {layer.kind} with {layer.shape}"
-                )
+                raise refuse(f"{path} is {op.kind} with weight {weight.shape}, not {layer.kind} with {layer.shape}")
             if weight_digest(weight.numpy()) != layer.digest:
                 raise refuse(f"{path} has other weights")
             missing = [name for name in layer.inputs if name not in values]
@@ -335,9 +333,7 @@ class _Reader:
 
     def integers(self, key: str) -> tuple[int, ...]:
         value = self._get(key)
-        if not isinstance(value, list) or not all(
-            isinstance(v, int) and not isinstance(v, bool) for v in value
-        ):
+        if not isinstance(value, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
             raise self.wrong(key, "must be a list of integers")
         return tuple(value)
 
@@ -354,10 +350,7 @@ class _Reader:
         value = self._get(key)
         if not isinstance(value, Mapping):
             raise self.wrong(key, "must be an object")
-        return [
-            (name, _Reader(item, self._where, f"{self._prefix}{key}[{name!r}]."))
-            for name, item in value.items()
-        ]
+        return [(name, _Reader(item, self._where, f"{self._prefix}{key}[{name!r}].")) for name, item in value.items()]
 
 
 def _layer(read: _Reader) -> Layer:

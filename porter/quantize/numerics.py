@@ -141,16 +141,12 @@ def quantize(
         scale: one step, or one for each index along ``axis``.
     """
     step = _along(np.asarray(scale, np.float32), axis, x.ndim)
-    scaled = round_to(np.asarray(x, np.float32) / step, rounding) + _along(zero_point, axis, x.ndim).astype(
-        np.float32
-    )
+    scaled = round_to(np.asarray(x, np.float32) / step, rounding) + _along(zero_point, axis, x.ndim).astype(np.float32)
     low, high = qrange(dtype)
     return cast(Array, np.clip(scaled, low, high).astype(dtype))
 
 
-def dequantize(
-    q: Array, scale: Array | float, *, zero_point: Array | int = 0, axis: int | None = None
-) -> Array:
+def dequantize(q: Array, scale: Array | float, *, zero_point: Array | int = 0, axis: int | None = None) -> Array:
     """``(q - zero_point) * scale`` in float32."""
     zero = _along(zero_point, axis, q.ndim).astype(np.float32)
     return cast(Array, (q.astype(np.float32) - zero) * _along(np.asarray(scale, np.float32), axis, q.ndim))
@@ -196,9 +192,7 @@ def _conv2d(
     per = co // groups
     for image in range(n):
         for g in range(groups):
-            columns = (
-                windows[image, g * ci : (g + 1) * ci].transpose(0, 3, 4, 1, 2).reshape(ci * kh * kw, ho * wo)
-            )
+            columns = windows[image, g * ci : (g + 1) * ci].transpose(0, 3, 4, 1, 2).reshape(ci * kh * kw, ho * wo)
             kernel = weight[g * per : (g + 1) * per].reshape(per, -1)
             out[image, g * per : (g + 1) * per] = (kernel @ columns).reshape(per, ho, wo)
     return out
@@ -221,9 +215,7 @@ def conv2d_float(
     return y if bias is None else y + bias.reshape(1, -1, 1, 1)
 
 
-def _rescale(
-    total: Array, x_scale: Array | float, w_scale: Array | float, bias: Array | None, axis: int
-) -> Array:
+def _rescale(total: Array, x_scale: Array | float, w_scale: Array | float, bias: Array | None, axis: int) -> Array:
     step = np.asarray(x_scale, np.float64) * np.asarray(w_scale, np.float64)
     y = total * _along(step, axis if step.ndim else None, total.ndim)
     if bias is not None:

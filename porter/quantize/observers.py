@@ -52,9 +52,7 @@ class Observer(Protocol):
 def _extent(x: Array) -> tuple[float, float]:
     low, high = float(x.min()), float(x.max())
     if not (np.isfinite(low) and np.isfinite(high)):  # NaN propagates through min and max
-        raise NotFiniteError(
-            f"{int(np.size(x) - np.isfinite(x).sum())} of {np.size(x)} values are not finite"
-        )
+        raise NotFiniteError(f"{int(np.size(x) - np.isfinite(x).sum())} of {np.size(x)} values are not finite")
     return low, high
 
 
@@ -81,9 +79,7 @@ class MinMax:
 
     def observe(self, x: Array) -> None:
         low, high = _extent(x)
-        self._seen = (
-            (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
-        )
+        self._seen = (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
         if self._iteration is not None and self._count >= self._iteration:
             return
         self._count += 1
@@ -165,9 +161,7 @@ class Percentile:
 
     def observe(self, x: Array) -> None:
         low, high = _extent(x)
-        self._seen = (
-            (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
-        )
+        self._seen = (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
         self._histogram.add(x)
 
     def next_pass(self) -> None:
