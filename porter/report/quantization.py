@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A quantized model, for people: outputs with their worst columns, layers, notes, findings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from porter.report.text import print_findings
+
+if TYPE_CHECKING:
+    from porter.quantize.engine import Quantized
+
+__all__ = ["print_quantized"]
+
+
+def print_quantized(out: Console, made: Quantized) -> None:
+    """Print the report of :func:`porter.quantize`."""
+    out.print(made.report.text(), markup=False)
+    if made.findings:
+        out.print()
+        print_findings(out, made.findings)
