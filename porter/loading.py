@@ -3,27 +3,23 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
 import json
 import re
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from porter.errors import PorterError
 from porter.graph import Graph
+from porter.usercode import call_by_name, run_user_code
 
 if TYPE_CHECKING:
     from porter.checkpoint import Checkpoint
 
-__all__ = ["InputSpec", "call_by_name", "load", "parse_input", "parse_inputs", "parse_model_arg"]
+__all__ = ["InputSpec", "load", "parse_input", "parse_inputs", "parse_model_arg"]
 
 #: One input: (name or None for "by position", shape, numpy dtype name or None for the model's own).
 InputSpec = tuple[str | None, tuple[int, ...], str | None]
@@ -197,7 +193,7 @@ def _factory_name(factory: str | Callable[..., Any]) -> str:
 
 def _build(factory: str | Callable[..., Any], args: Mapping[str, Any]) -> Any:
     function = call_by_name(factory, "--model") if isinstance(factory, str) else factory
-    module = _run_users(lambda: function(**args), f"--model {_factory_name(factory)}")
+    module = run_user_code(lambda: function(**args), f"--model {_factory_name(factory)}")
     import torch
 
     if not isinstance(module, torch.nn.Module):
@@ -206,78 +202,6 @@ def _build(factory: str | Callable[..., Any], args: Mapping[str, Any]) -> Any:
             "Let the factory return the model itself.",
         )  # fmt: skip
     return module
-
-
-def call_by_name(name: str, option: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` or ``file.py:function`` names (the current folder is importable).
-
-    Raises PorterError PT515 when there is no such thing, PT520 when importing it fails in the user's own code.
-    """
-    where, colon, attribute = name.rpartition(":")
-    if not colon or not where or not attribute:
-        raise PorterError(
-            "PT515", f"{name!r} is not module:function", option,
-            "Write package.module:function or path/to/file.py:function.",
-        )  # fmt: skip
-    module = _import(where, option)
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            near = difflib.get_close_matches(part, dir(found), n=1)
-            raise PorterError("PT515", f"{where} has no {part!r}", option, f"Did you mean {near[0]}?" if near else None)
-        found = getattr(found, part)
-    if not callable(found):
-        raise PorterError("PT515", f"{name} is a {type(found).__name__}, not a function", option)
-    return found  # type: ignore[no-any-return]
-
-
-def _import(where: str, option: str) -> ModuleType:
-    if where.endswith(".py"):
-        path = Path(where)
-        if not path.is_file():
-            raise PorterError("PT515", f"there is no file {where}", option)
-        # Its own folder must be importable, as it is for `python file.py`; a package keeps its dotted name.
-        parts, folder = [path.stem], path.resolve().parent
-        while (folder / "__init__.py").is_file():
-            parts.insert(0, folder.name)
-            folder = folder.parent
-        sys.path.insert(0, str(folder))
-        name = ".".join(parts)
-    else:
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        name = where
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as missing:
-        if missing.name and (name == missing.name or name.startswith(missing.name + ".")):
-            raise PorterError(
-                "PT515", f"there is no module {where}", option,
-                "Run where it can be imported (the current folder and PYTHONPATH are searched), or name the .py file.",
-            ) from None  # fmt: skip
-        raise PorterError(
-            "PT520", f"importing {where} failed: {missing}", option, f"Install {missing.name} in this environment."
-        ) from missing
-    except Exception as failure:
-        raise _users_failure(failure, option) from failure
-
-
-def _run_users(call: Callable[[], Any], where: str) -> Any:
-    try:
-        return call()
-    except PorterError:
-        raise
-    except Exception as failure:
-        raise _users_failure(failure, where) from failure
-
-
-def _users_failure(failure: Exception, where: str) -> PorterError:
-    frames = traceback.extract_tb(failure.__traceback__)
-    last = next((f for f in reversed(frames) if "importlib" not in f.filename), frames[-1])
-    return PorterError(
-        "PT520", f"{type(failure).__name__}: {failure}", f"{where}, at {last.filename}:{last.lineno} in {last.name}",
-        "This is raised by the model's own code; put it right there.",
-    )  # fmt: skip
 
 
 def _put_weights(module: Any, checkpoint: Checkpoint, path: Path) -> None:
@@ -320,7 +244,9 @@ def _some(names: Sequence[str]) -> str:
 def _unpickle(path: Path) -> Any:
     import torch
 
-    found = _run_users(lambda: torch.load(path, map_location="cpu", weights_only=False), f"--run-pickled-code {path}")
+    found = run_user_code(
+        lambda: torch.load(path, map_location="cpu", weights_only=False), f"--run-pickled-code {path}"
+    )
     if isinstance(found, Mapping):
         for key in ("ema", "model", "module", "net"):
             if isinstance(found.get(key), torch.nn.Module):

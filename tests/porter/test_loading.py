@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from porter.errors import PorterError
-from porter.loading import call_by_name, load, parse_input, parse_inputs, parse_model_arg
+from porter.loading import load, parse_input, parse_inputs, parse_model_arg
+from porter.usercode import call_by_name
 
 
 @pytest.mark.parametrize(
