@@ -782,6 +782,8 @@ _SINCE = {
     "int8": (0, 4), "uint8": (0, 4), "bool": (1, 2), "complex64": (1, 6), "complex128": (1, 6),
     "uint16": (2, 3), "uint32": (2, 3), "uint64": (2, 3),
 }  # fmt: skip
+# Even a new torch does not read these from the legacy format (its reader asks UntypedStorage for a dtype).
+_NOT_IN = {"legacy": ("uint16", "uint32", "uint64"), "safetensors": ("complex128",)}
 _WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "int64", "bool": "uint8"}
 
 
@@ -796,7 +798,7 @@ def _for_version(
     for name, array in tensors.items():
         dtype = str(array.dtype)
         since = _SINCE.get(dtype)
-        if since is not None and since <= version and not (format == "safetensors" and dtype == "complex128"):
+        if since is not None and since <= version and dtype not in _NOT_IN.get(format, ()):
             kept[name] = array
             continue
         wider = _WIDER.get(dtype)
@@ -876,7 +878,10 @@ _ORDERED = b"ccollections\nOrderedDict\n)R"
 
 
 def _state_dict(tensors: Mapping[str, Array], versions: Mapping[str, int], legacy: bool) -> tuple[bytes, list[Array]]:
-    """The pickle of a state dict, and the arrays of its storages, of which number i has the key str(i)."""
+    """The pickle of a state dict, and the arrays of its storages, of which number i has the key str(i).
+
+    Dtypes without a storage class of their own (uint16) refer to an untyped storage, by its bytes.
+    """
     numbers: dict[int, int] = {}
     arrays: list[Array] = []
     parts = [b"\x80\x02", _ORDERED, b"("]
@@ -911,8 +916,7 @@ def _write_legacy(file: IO[bytes], tensors: Mapping[str, Array], versions: Mappi
     file.write(pickled)
     file.write(_pickle([str(number) for number in range(len(arrays))]))
     for array in arrays:
-        count = array.size if str(array.dtype) in _STORAGE_CLASS else array.nbytes
-        file.write(struct.pack("<q", count))
+        file.write(struct.pack("<q", array.size))
         _bytes(array).tofile(file)
 
 

@@ -586,8 +586,9 @@ _DANGEROUS_BUILTINS = frozenset(
     )
 )  # fmt: skip
 _DANGEROUS_NAMES = (
-    "types.FunctionType", "types.CodeType", "types.LambdaType", "numpy.f2py", "numpy.testing", "numpy.load",
-    "numpy.distutils", "numpy.fromfile", "numpy.memmap", "torch.load", "torch.hub", "torch.jit.load",
+    "io.open", "_io.open", "io.FileIO", "_io.FileIO", "codecs.open", "types.FunctionType", "types.CodeType",
+    "types.LambdaType", "numpy.f2py", "numpy.testing", "numpy.load", "numpy.distutils",
+    "numpy.fromfile", "numpy.memmap", "torch.load", "torch.hub", "torch.jit.load",
     "torch.serialization.load", "torch.utils.cpp_extension", "torch.utils.collect_env", "torch._inductor",
     "torch.ops.load_library", "torch.classes.load_library", "torch.storage._load_from_file",
 )  # fmt: skip
