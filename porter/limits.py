@@ -414,7 +414,7 @@ def fact_names(kind: str) -> Mapping[str, _Get]:
             _operand_facts(names, operand.rstrip("?"), _operand(i))
     if len(operands) > 1 and not operands[1].endswith("*"):
         _tensor_facts(names, "in1_", "in1_", _operand(1))
-        names["in1_const"] = lambda op: (v := op.inputs[1]) is not None and v.is_const
+        names["in1_const"] = lambda op: (v := _operand(1)(op)) is not None and v.is_const
         names["in1_value"] = _value_of_second
         names["broadcast"] = _broadcast
     if "axis" in attrs:
