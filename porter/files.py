@@ -185,25 +185,11 @@ def atomic_dir(
 
 
 @contextmanager
-def interruptible(what: str) -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into PT516 for the length of a command; ``what`` is not written then.
-
-    Raises:
-        PorterError: PT516.
-    """
-    with _signals_raise(KeyboardInterrupt):
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise PorterError("PT516", f"interrupted; {what} was not written") from None
-
-
-@contextmanager
 def _stage(shown: Path, parent: Path) -> Iterator[Path]:
     """A hidden folder in ``parent``, removed at the end; errors of the output become PorterErrors."""
     stage = parent / f".porter-{secrets.token_hex(6)}"
     # A signal whose default is to end the process at once would leave the hidden folder behind.
-    with _signals_raise(SystemExit):
+    with _signals_raise():
         try:
             stage.mkdir(mode=0o700)
             yield stage
@@ -219,9 +205,9 @@ def _stage(shown: Path, parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _signals_raise(kind: type[BaseException]) -> Iterator[None]:
+def _signals_raise() -> Iterator[None]:
     def handler(number: int, frame: FrameType | None) -> None:
-        raise kind(128 + number)
+        raise SystemExit(128 + number)
 
     before: dict[int, object] = {}
     if threading.current_thread() is threading.main_thread():

@@ -35,7 +35,7 @@ def test_page_has_the_form(code: str) -> None:
     page = explain(code)
     assert page.startswith(f"# {code} ") and len(dict(codes())[code]) > 5
     heads = [line for line in page.splitlines() if line.startswith("## ")]
-    assert heads == ["## What it means", "## Example", "## What to do"]
+    assert heads in (["## What it means", "## Example", "## What to do"], ["## What it means", "## What to do"])
     for body in re.split(r"^## .*$", page, flags=re.MULTILINE)[1:]:
         assert len(body.strip()) > 10
 
