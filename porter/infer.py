@@ -657,7 +657,11 @@ def _meshgrid(s: Sequence[Any], a: Attrs) -> list[Shape]:
 
 
 def _shape(s: Sequence[Any], a: Attrs) -> list[Shape]:
-    return [(len(s[0]),)]
+    return [(len(s[0][a.get("start") : a.get("end")]),)]
+
+
+def _size(s: Sequence[Any], a: Attrs) -> list[Shape]:
+    return [()]
 
 
 def _attention(s: Sequence[Any], a: Attrs) -> list[Shape]:
@@ -751,6 +755,7 @@ class _Entry:
     required: tuple[int, ...]
     variadic: bool
     attrs: frozenset[str]
+    optional: frozenset[str]
 
 
 def _table() -> dict[str, _Entry]:
@@ -760,13 +765,15 @@ def _table() -> dict[str, _Entry]:
         for kind in kinds.split():
             declared = KINDS[kind]
             names = declared.inputs.split()
+            named = re.findall(r"(\w+):(\S+)", declared.attrs)
             table[kind] = _Entry(
                 shapes,
                 dtypes,
                 len(names),
                 tuple(i for i, name in enumerate(names) if not name.endswith("?")),
                 declared.inputs.endswith("*"),
-                frozenset(re.findall(r"(\w+):", declared.attrs)),
+                frozenset(name for name, kind in named if not kind.endswith("?")),
+                frozenset(name for name, kind in named if kind.endswith("?")),
             )
 
     add("relu relu6 hardswish silu mish selu softsign logsigmoid abs neg sign square", _same)
@@ -851,6 +858,7 @@ def _table() -> dict[str, _Entry]:
     add("eye", _eye, _d_attr)
     add("meshgrid", _meshgrid, _d_each)
     add("shape", _shape, _d_int64)
+    add("size", _size, _d_int64)
     add("attention", _attention)
     add("quantize", _same, _d_attr)
     add("dequantize", _same, _d_float32)
@@ -879,8 +887,8 @@ def infer(kind: str, inputs: Sequence[Value | None], attrs: Attrs) -> list[Spec]
     count = len(inputs)
     if count != entry.operands and not (entry.variadic and count > entry.operands):
         raise ValueError(f"{kind}: takes {KINDS[kind].inputs or 'no operands'}; {count} given")
-    if attrs.keys() != entry.attrs:
-        wrong = ", ".join(sorted(attrs.keys() ^ entry.attrs))
+    if attrs.keys() != entry.attrs and attrs.keys() - entry.optional != entry.attrs:
+        wrong = ", ".join(sorted((attrs.keys() - entry.optional) ^ entry.attrs))
         raise ValueError(f"{kind}: attributes are {', '.join(sorted(entry.attrs)) or 'none'}; check {wrong}")
     shapes: list[Shape | None] = []
     known = True

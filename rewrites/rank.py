@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ops on five or more axes as ops on at most four, with reshapes around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from porter.ops import KINDS, Op
+from porter.rewrite import Builder, rewrite
+
+from ._tools import need, shape_of, view
+
+_UNARY = tuple(k for k, d in KINDS.items() if d.inputs == "x" and d.doc.startswith("element by element, as torch"))
+_UNARY_ATTRS = ("leaky_relu", "elu", "celu", "hardsigmoid", "gelu", "softplus", "threshold", "clamp", "cast")
+_BINARY = tuple(k for k, d in KINDS.items() if d.inputs == "x y" and d.doc.startswith("element by element"))
+_ELEMENTWISE = (*_UNARY, *_UNARY_ATTRS, *_BINARY, "where")
+
+
+def _runs(patterns: Sequence[tuple[bool, ...]]) -> list[list[int]]:
+    """Neighbouring axes in which the same operands broadcast, together."""
+    runs: list[list[int]] = []
+    for axis, pattern in enumerate(patterns):
+        if runs and patterns[runs[-1][-1]] == pattern:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    return runs
+
+
+@rewrite(removes=_ELEMENTWISE, yields=("reshape", *_ELEMENTWISE), claim="exact")
+def elementwise_to_rank4(b: Builder, op: Op) -> Any:
+    """An element by element op on five or more axes becomes the same op on at most four.
+
+    Formula: neighbouring axes in which the same operands broadcast (or none does) count as one.
+    Example: ``y = sigmoid(x of 1x3x85x80x80)`` -> ``y = reshape(sigmoid(reshape(x, (1632000,))), (1, 3, 85,
+    80, 80))``: the first axis is kept apart where there is room, so (1, 1632000).
+    Bound: bit-equal.
+    Does not apply: to four axes or fewer, or where broadcasting leaves more than four.
+    """
+    out = shape_of(op.outputs[0])
+    rank = len(out)
+    need(rank > 4, f"{rank} axes are not more than 4")
+    padded = [(1,) * (rank - len(shape_of(v))) + shape_of(v) for v in op.operands]
+    patterns = [tuple(s[d] == out[d] for s in padded) for d in range(rank)]
+    # An axis of extent 1 broadcasts in no operand: it goes with either neighbour.
+    runs = _runs([p if out[d] != 1 else patterns[d - 1] if d else p for d, p in enumerate(patterns)])
+    if len(runs) < 4 and len(runs[0]) > 1:
+        runs[:1] = [runs[0][:1], runs[0][1:]]
+    need(len(runs) <= 4, f"broadcasting leaves {len(runs)} axes")
+    merged = [
+        view(b, v, tuple(prod(s[d] for d in run) for run in runs)) if shape_of(v) else v
+        for v, s in zip(op.operands, padded, strict=True)
+    ]
+    return view(b, b.op(op.kind, merged, **op.attrs)[0], out)
+
+
+@rewrite(
+    removes=("cat", "slice", "softmax", "log_softmax"),
+    yields=("reshape", "cat", "slice", "softmax", "log_softmax"),
+    claim="exact",
+)
+def one_axis_op_to_rank4(b: Builder, op: Op) -> Any:
+    """cat, softmax, or a slice of one axis, of five or more axes becomes the same op on four: first, before,
+    axis, after.
+
+    Formula: the axes before the one that counts are one, and so are those after it.
+    Example: ``y = cat(a of 1x3x80x80x4, c of 1x3x80x80x81, axis=4)`` -> ``y = reshape(cat(reshape(a, (1,
+    19200, 4)), ...), ...)``.
+    Bound: bit-equal.
+    Does not apply: to four axes or fewer, or a slice of several axes (slice_one_axis_at_a_time splits it).
+    """
+    rank = len(shape_of(op.operands[0]))
+    need(rank > 4, f"{rank} axes are not more than 4")
+    axes = op.attrs["axes"] if op.kind == "slice" else (op.attrs["axis"],)
+    need(len(axes) == 1, f"{len(axes)} axes are sliced")
+    axis = axes[0]
+
+    def seen(shape: Sequence[int]) -> tuple[int, ...]:
+        before = (shape[0], prod(shape[1:axis])) if axis > 1 else tuple(shape[:axis])
+        after = (prod(shape[axis + 1 :]),) if axis + 1 < rank else ()
+        return (*before, shape[axis], *after)
+
+    at = min(axis, 2)
+    attrs = {**op.attrs, **({"axes": (at,)} if op.kind == "slice" else {"axis": at})}
+    parts = [view(b, v, seen(shape_of(v))) for v in op.operands]
+    return view(b, b.op(op.kind, parts, **attrs)[0], shape_of(op.outputs[0]))
+
+
+@rewrite(
+    removes=("sum", "mean", "prod", "amax", "amin", "logsumexp", "all", "any"),
+    yields=("reshape", "sum", "mean", "prod", "amax", "amin", "logsumexp", "all", "any"),
+    claim="exact",
+    error="4e-06 of the sum of magnitudes",
+)
+def reduction_to_rank4(b: Builder, op: Op) -> Any:
+    """A reduction of five or more axes becomes one of at most four.
+
+    Formula: neighbouring axes that are reduced count as one, and so do neighbours that are not.
+    Example: ``y = mean(x of 1x3x80x80x85, axes=(4,))`` -> ``y = reshape(mean(reshape(x, (1, 19200, 85)),
+    axes=(2,)), ...)``.
+    Bound: 4e-06 of the sum of magnitudes in float32 (a kernel may add in another order); bit-equal for the
+    extremes.
+    Does not apply: to four axes or fewer, where more than four are left, or to sums of integers.
+    """
+    x, axes = op.operands[0], op.attrs["axes"]
+    shape = shape_of(x)
+    need(len(shape) > 4, f"{len(shape)} axes are not more than 4")
+    need(op.outputs[0].dtype in (x.dtype, "bool"), f"{op.kind} of {x.dtype} changes the dtype")
+    runs = _runs([(d in axes,) for d in range(len(shape))])
+    need(len(runs) <= 4, f"the reduced axes leave {len(runs)} axes")
+    flat = view(b, x, tuple(prod(shape[d] for d in run) for run in runs))
+    at = tuple(i for i, run in enumerate(runs) if run[0] in axes)
+    return view(b, b.op(op.kind, (flat,), axes=at, keepdim=False)[0], shape_of(op.outputs[0]))
