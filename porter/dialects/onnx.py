@@ -1,0 +1,609 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ONNX dialect: a model file as a :class:`~porter.graph.Graph`.
+
+It works on the protobufs themselves. A node that nothing touches stays the node that was loaded, byte for byte; weights
+that lie in data files are never read unless something asks for their values. Reading is :mod:`porter.dialects.onnx_read`,
+meaning :mod:`~porter.dialects.onnx_lift`, writing nodes :mod:`~porter.dialects.onnx_lower`, running
+:mod:`~porter.dialects.onnx_run`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, defs
+
+import porter.dialects.onnx_lower_index
+from porter.dialects import onnx_origin
+from porter.dialects.onnx_fold import Constants
+from porter.dialects.onnx_lift import SAME, At, lift
+from porter.dialects.onnx_lower import Lowering, NeedsOpset, NoOnnxForm, error_for
+from porter.dialects.onnx_proto import (
+    BITS,
+    CODES,
+    DTYPES,
+    Node,
+    Type,
+    constant_array,
+    external,
+    make_tensor,
+    nbytes,
+    renamed,
+    tensor_array,
+)
+from porter.dialects.onnx_read import InputSpecs, Model, read_model, type_proto
+from porter.dialects.onnx_run import LARGE, Session, check_inputs
+from porter.errors import PorterError
+from porter.graph import Graph
+from porter.ops import Array, Op, Value
+from porter.rewrite import Fragment
+
+__all__ = ["OnnxGraph"]
+
+#: Metadata key of the ledger in a saved model.
+LEDGER = "porter.ledger"
+#: protobuf cannot serialize more than 2 GiB; weights beyond this many bytes are written to a data file.
+_INSIDE = 1_800_000_000
+#: IR version of models that porter makes: the first with metadata_props of nodes.
+_IR_VERSION = 10
+#: Intermediate results of evaluate() may be this many times larger than its results.
+_SLACK = 4
+#: Models up to this size go through onnx.checker when they are saved.
+_CHECKED = 64 << 20
+
+assert porter.dialects.onnx_lower_index  # its import fills the table
+
+
+class OnnxGraph(Graph):
+    """An ONNX model with static shapes."""
+
+    dialect: ClassVar[str] = "onnx"
+
+    def __init__(self, model: Model, source: str) -> None:
+        self._model = model
+        self.source = source
+        self._values: dict[str, Value] = {}
+        self._producer: dict[str, Node] = {out: node for node in model.nodes for out in node.outs if out}
+        self._constants = Constants(self._read, model.types, self._producer, model.opset)
+        self._lifted: dict[int, Op] = {}
+        self._ops: list[Op] | None = None
+        self._sessions: dict[tuple[str, ...], Session] = {}
+        self.inputs = [self._value(name) for name in model.inputs]
+        self.outputs = [self._value(name) for name in model.outputs]
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str] | ModelProto,
+        inputs: InputSpecs | None = None,
+        source: str | None = None,
+    ) -> OnnxGraph:
+        """Load a model file, or take a ModelProto (which is shared, and must not be changed afterwards).
+
+        Args:
+            model: a path, or a ModelProto whose weights are inside of it.
+            inputs: shape and dtype (None: the model's own) by input name or position; needed for dynamic axes.
+            source: the name for messages; default: the file's.
+
+        Raises:
+            PorterError: PT501 no such file, PT502 damaged, PT503 not a model, PT506 an input that does not fit, PT507
+                a dynamic input without a shape, PT513 external data outside of the model's folder, PT514 sizes that the
+                data does not have.
+        """
+        if source is None:
+            source = "ModelProto" if isinstance(model, ModelProto) else Path(model).name
+        return cls(read_model(model, inputs, source), source)
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators that the model uses."""
+        return self._model.opset
+
+    # -- lifting -----------------------------------------------------------------------------------
+
+    def ops(self) -> list[Op]:
+        """Every op in topological order; Constant nodes are values, not ops."""
+        if self._ops is None:
+            lifted, found = self._lifted, []
+            for node in self._model.nodes:
+                if node.op == "Constant" and not node.domain:
+                    continue
+                op = lifted.get(id(node))
+                if op is None or op.node is not node:
+                    op = lifted[id(node)] = self._lift(node)
+                found.append(op)
+            self._ops = found
+        return self._ops
+
+    def _lift(self, node: Node) -> Op:
+        value = self._value
+        origin = node.origin
+        if origin is None:
+            origin = node.origin = onnx_origin.read(node.proto)
+        outs = tuple([value(name) for name in node.outs if name])
+        if not node.domain and node.op in SAME:
+            return Op(SAME[node.op], tuple([value(n) if n else None for n in node.ins]), outs, {}, node.name, origin, node)
+        ins = [value(n) if n else None for n in node.ins]
+        try:
+            kind, operands, attrs = lift(At(node, ins, outs, self._model.opset, self._constants))
+        # A node that breaks its operator's own rules (a missing attribute, operands that do not fit): it keeps its name.
+        except (KeyError, IndexError, ValueError, TypeError, AssertionError, OverflowError, ZeroDivisionError):
+            kind, operands, attrs = f"{node.domain or 'onnx'}:{node.op}", ins, {}
+        operands = tuple(operands) + tuple(value(name) for name in node.caps)
+        return Op(kind, operands, outs, attrs, node.name, origin, node)
+
+    def _value(self, name: str) -> Value:
+        found = self._values.get(name)
+        if found is None:
+            tensor = self._model.tensors.get(name)
+            if tensor is not None:
+                data: Callable[[], Array] | None = partial(tensor_array, tensor, self._model.folder)
+            else:
+                node = self._producer.get(name)
+                data = None
+                if node is not None and node.op == "Constant" and not node.domain:
+                    data = partial(_constant, node, self._model.folder)
+            shape, dtype = self._model.types.get(name, (None, None))
+            found = self._values[name] = Value(name, shape, dtype, data)
+        return found
+
+    def _read(self, name: str) -> Array | None:
+        value = self._value(name)
+        return value.numpy() if value.is_const else None
+
+    def producers(self) -> dict[str, Op]:
+        """The op that computes each value, by the value's name."""
+        return {out.name: op for op in self.ops() for out in op.outputs}
+
+    def uses(self) -> dict[str, int]:
+        """How many times each value is read: by nodes (operands that the vocabulary makes attributes count too), by
+        their sub-graphs, and as a graph output."""
+        count: dict[str, int] = {}
+        for node in self._model.nodes:
+            for name in node.ins:
+                count[name] = count.get(name, 0) + 1
+            for name in node.caps:
+                count[name] = count.get(name, 0) + 1
+        for name in self._model.outputs:
+            count[name] = count.get(name, 0) + 1
+        count.pop("", None)
+        return count
+
+    # -- rewriting ---------------------------------------------------------------------------------
+
+    def replace(self, replacements: Iterable[tuple[Op, Fragment]]) -> None:
+        """See :meth:`Graph.replace`. One pass over the nodes, whatever the number of replacements.
+
+        Raises:
+            PorterError: PT351 when ONNX has no form for a kind, PT352 when the model's opset is too old for it. The graph
+                is then as it was.
+            ValueError: when an op is not of this graph, or a fragment reads a value that nothing gives.
+        """
+        model = self._model
+        todo: dict[int, tuple[Op, Fragment]] = {}
+        for op, fragment in replacements:
+            node = self._producer.get(op.outputs[0].name)
+            if node is None:
+                raise ValueError(f"{op.outputs[0].name} is not computed by this graph")
+            todo[id(node)] = (op, fragment)
+        if not todo:
+            return
+        splice = _Splice(self)
+        nodes: list[Node] = []
+        for node in model.nodes:
+            pair = todo.get(id(node))
+            if pair is None:
+                nodes.append(splice.rewired(node))
+            else:
+                try:
+                    nodes.extend(splice.fragment(*pair))
+                except (NeedsOpset, NoOnnxForm) as problem:
+                    raise error_for(problem, pair[0], self.source, model.opset) from problem
+        tensors = {**model.tensors, **splice.tensors}
+        nodes, tensors = _live(nodes, tensors, model.outputs)
+        self._take(nodes, tensors, splice.lowering.types, splice.changed, splice.lowering.microsoft)
+
+    def _take(
+        self, nodes: list[Node], tensors: dict[str, TensorProto], types: dict[str, Type], changed: set[str], ms: bool
+    ) -> None:
+        """Make these the graph's nodes; values in ``changed`` are not what they were."""
+        model = self._model
+        shell = model.shell
+        if ms and not any(entry.domain == "com.microsoft" for entry in shell.opset_import):
+            shell = ModelProto()
+            shell.CopyFrom(model.shell)
+            shell.opset_import.add(domain="com.microsoft", version=1)
+        self._model = Model(
+            shell, nodes, tensors, types, model.inputs, model.outputs, model.opset, model.folder, model.value_infos,
+            model.sparse,
+        )  # fmt: skip
+        self._producer = {out: node for node in nodes for out in node.outs if out}
+        for name in changed:
+            self._values.pop(name, None)
+        self._constants = Constants(self._read, types, self._producer, model.opset)
+        kept: dict[int, Op] = {}
+        for node in nodes:
+            op = self._lifted.get(id(node))
+            if op is not None and op.node is node and changed.isdisjoint(node.ins) and changed.isdisjoint(node.outs):
+                kept[id(node)] = op
+        self._lifted = kept
+        self._ops = None
+        self._sessions = {}
+        self.inputs = [self._value(name) for name in model.inputs]
+        self.outputs = [self._value(name) for name in model.outputs]
+
+    @classmethod
+    def from_graph(cls, graph: Graph, opset: int = 17) -> OnnxGraph:
+        """The same model in ONNX: every op of ``graph`` is lowered, constants keep their names.
+
+        The opset is raised where a kind needs a newer one.
+
+        Raises:
+            PorterError: PT351 when ONNX has no form for a kind.
+        """
+        if isinstance(graph, OnnxGraph):
+            return graph.copy()
+        newest = min(defs.onnx_opset_version(), 24)
+        while True:
+            try:
+                return cls._bridged(graph, opset)
+            except NeedsOpset as problem:
+                if problem.version <= opset or problem.version > newest:
+                    raise PorterError(
+                        "PT352", f"{problem.kind} needs opset {problem.version}; porter writes up to {newest}", graph.source
+                    ) from problem
+                opset = problem.version
+
+    @classmethod
+    def _bridged(cls, graph: Graph, opset: int) -> OnnxGraph:
+        shell = ModelProto(ir_version=_IR_VERSION, producer_name="porter")
+        shell.opset_import.add(domain="", version=opset)
+        shell.graph.name = graph.source or "porter"
+        inputs = [v.name for v in graph.inputs]
+        model = Model(shell, [], {}, {}, inputs, [], opset)
+        for value in graph.inputs:
+            shell.graph.input.add(name=value.name, type=type_proto((value.shape, value.dtype)))
+            model.types[value.name] = (value.shape, value.dtype)
+        result = cls(model, graph.source)
+        splice = _Splice(result)
+        splice.reserve(v.name for op in graph.ops() for v in (*op.outputs, *op.operands))
+        splice.reserve(v.name for v in graph.outputs)
+        nodes: list[Node] = []
+        for op in graph.ops():
+            try:
+                nodes.extend(splice.bridge(op))
+            except NoOnnxForm as problem:
+                raise error_for(problem, op, graph.source, opset) from problem
+        made = {out for node in nodes for out in node.outs}
+        outputs: list[str] = []
+        for value in graph.outputs:
+            name = value.name
+            if name not in made or name in outputs:  # an input, a constant, or the same value twice
+                name = splice.fresh(f"{value.name}_out") if name in outputs or not value.is_const else value.name
+                source = splice.constant(value, avoid=name) if value.is_const else value.name
+                nodes.append(Node(NodeProto(op_type="Identity", input=[source], output=[name], name=name)))
+                splice.lowering.types[name] = (value.shape, value.dtype)
+            outputs.append(name)
+            shell.graph.output.add(name=name, type=type_proto((value.shape, value.dtype)))
+        model.outputs = outputs
+        nodes, tensors = _live(nodes, splice.tensors, outputs)
+        result._take(nodes, tensors, splice.lowering.types, splice.changed, splice.lowering.microsoft)
+        return result
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def evaluate(self, values: Sequence[Value], limit: int) -> dict[str, Array]:
+        """See :meth:`Graph.evaluate`: the sub-graph of these values runs in onnxruntime.
+
+        A value is left out when it depends on an input's data, is larger than ``limit`` bytes, or needs an intermediate
+        several times as large.
+        """
+        from porter.dialects.onnx_evaluate import evaluate
+
+        return evaluate(self._model, self._producer, self._value, [v.name for v in values], limit, limit * _SLACK)
+
+    def run(self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = ()) -> list[Array]:
+        """See :meth:`Graph.run`. Threads: environment variables PORTER_THREADS, else OMP_NUM_THREADS, else one a core.
+
+        Raises:
+            PorterError: PT506 for an input that does not fit or a tap that is not there, PT353 when onnxruntime fails.
+        """
+        feeds = check_inputs(inputs, self.inputs, self.source)
+        names = [*self._model.outputs, *taps]
+        ready: dict[str, Array] = {}
+        wanted = []
+        for name in taps:
+            value = self._value(name)
+            if value.is_const:
+                ready[name] = value.numpy()
+            elif name in feeds:
+                ready[name] = feeds[name]
+            elif name not in self._producer:
+                raise PorterError("PT506", f"the model has no value {name!r}", self.source)
+            elif name not in self._model.outputs:
+                wanted.append(name)
+        key = tuple(dict.fromkeys(wanted))
+        session = self._sessions.get(key)
+        if session is None:
+            session = self._sessions[key] = self._session(key)
+        computed = [name for name in dict.fromkeys(names) if name not in ready]
+        ready.update(zip(computed, session.run(feeds, computed), strict=True))
+        return [ready[name] for name in names]
+
+    def _session(self, taps: Sequence[str]) -> Session:
+        fed: dict[str, Array] = {}
+        if sum(nbytes(t.dims, t.data_type) for t in self._model.tensors.values() if not external(t)) > _INSIDE:
+            for name, tensor in self._model.tensors.items():
+                if not external(tensor) and nbytes(tensor.dims, tensor.data_type) > LARGE:
+                    fed[name] = self._value(name).numpy()
+        proto = self._proto(without=fed)
+        for name in fed:
+            proto.graph.input.add(name=name, type=type_proto(self._model.types[name]))
+        for name in taps:
+            value = ValueInfoProto(name=name)
+            kind = self._model.types.get(name, (None, None))
+            if kind[1] is not None:
+                value.type.CopyFrom(type_proto(kind))
+            proto.graph.output.append(value)
+        return Session(proto, self._model.folder, fed, self.source)
+
+    # -- copying and saving ------------------------------------------------------------------------
+
+    def copy(self) -> OnnxGraph:
+        """An independent graph. Nodes and weights are shared: a change makes new ones."""
+        model = self._model
+        twin = OnnxGraph.__new__(OnnxGraph)
+        twin.source = self.source
+        twin._model = Model(
+            model.shell, list(model.nodes), dict(model.tensors), dict(model.types), model.inputs, model.outputs,
+            model.opset, model.folder, model.value_infos, model.sparse,
+        )  # fmt: skip
+        twin._values = dict(self._values)
+        twin._producer = dict(self._producer)
+        twin._constants = Constants(twin._read, twin._model.types, twin._producer, model.opset)
+        twin._lifted = dict(self._lifted)
+        twin._ops = None
+        twin._sessions = {}
+        twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
+        return twin
+
+    def _proto(self, without: Iterable[str] = (), origins: bool = False) -> ModelProto:
+        """The model as one protobuf, without some of the initializers."""
+        model = self._model
+        proto = ModelProto()
+        proto.CopyFrom(model.shell)
+        graph = proto.graph
+        if origins:
+            for node in model.nodes:
+                # Untouched nodes are shared with the loaded model: the record goes onto the copy.
+                graph.node.append(node.proto)
+                onnx_origin.write(graph.node[-1], node.origin or onnx_origin.read(node.proto))
+        else:
+            graph.node.extend([node.proto for node in model.nodes])
+        skipped = set(without)
+        graph.initializer.extend([t for name, t in model.tensors.items() if name not in skipped])
+        outputs = {v.name: v for v in graph.output}
+        for name, value in outputs.items():
+            shape, dtype = model.types.get(name, (None, None))
+            if shape is not None and dtype is not None:
+                value.type.CopyFrom(type_proto((shape, dtype)))
+        return proto
+
+    def to_proto(self) -> ModelProto:
+        """The model with the origin of each node; weights in data files stay there (see :attr:`folder`)."""
+        return self._proto(origins=True)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that external data is relative to."""
+        return self._model.folder
+
+    def save(self, path: Path, ledger: Mapping[str, Any] | None = None) -> None:
+        """Write the model, with the origin of each node (metadata key ``porter.origin``) and the ledger.
+
+        Weights that lie in data files stay external: each file is shared or copied beside ``path``, named after it.
+        Weights of more than 1.8 GB in memory are written to such a file as well.
+
+        Raises:
+            OSError: when a file cannot be written.
+        """
+        from porter.dialects.onnx_save import externalize
+
+        path = Path(path)
+        moved = externalize(self._model, path, _INSIDE)
+        proto = self._proto(without=moved, origins=True)
+        proto.graph.initializer.extend(moved.values())
+        if self._model.value_infos:
+            self._value_infos(proto)
+        if ledger is not None:
+            for entry in list(proto.metadata_props):
+                if entry.key == LEDGER:
+                    proto.metadata_props.remove(entry)
+            proto.metadata_props.add(key=LEDGER, value=json.dumps(ledger, ensure_ascii=False, default=str))
+        data = proto.SerializeToString()
+        path.write_bytes(data)
+
+    def _value_infos(self, proto: ModelProto) -> None:
+        shown = {*self._model.inputs, *self._model.outputs}
+        for node in self._model.nodes:
+            for name in node.outs:
+                kind = self._model.types.get(name, (None, None))
+                if name and name not in shown and kind[0] is not None and kind[1] is not None:
+                    proto.graph.value_info.add(name=name, type=type_proto(kind))
+
+    @property
+    def ledger(self) -> dict[str, Any] | None:
+        """The ledger that an earlier run of porter left in the model."""
+        for entry in self._model.shell.metadata_props:
+            if entry.key == LEDGER:
+                try:
+                    found = json.loads(entry.value)
+                except ValueError:
+                    return None
+                return found if isinstance(found, dict) else None
+        return None
+
+
+def _constant(node: Node, folder: Path | None) -> Array:
+    found = constant_array(node, folder)
+    if found is None:
+        raise PorterError("PT502", f"the constant {node.outs[0]!r} is of a form that porter does not read (sparse, text)")
+    return found
+
+
+def _live(
+    nodes: list[Node], tensors: dict[str, TensorProto], outputs: Iterable[str]
+) -> tuple[list[Node], dict[str, TensorProto]]:
+    """Only the nodes and initializers that the outputs depend on."""
+    needed = set(outputs)
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.outs):
+            kept.append(node)
+            needed.update(node.ins)
+            needed.update(node.caps)
+    kept.reverse()
+    return kept, {name: tensor for name, tensor in tensors.items() if name in needed}
+
+
+class _Splice:
+    """One pass of replacements: names, constants and rewiring."""
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        model = graph._model
+        self._graph = graph
+        self._outputs = set(model.outputs)
+        self._taken = {*model.types, *graph._producer, *model.tensors, *model.inputs}
+        self._counters: dict[str, int] = {}
+        self._instead: dict[str, str] = {}
+        self._by_value: dict[int, tuple[Value, str]] = {}
+        self.tensors: dict[str, TensorProto] = {}
+        #: Values that are another than before the pass: their type, data or producer.
+        self.changed: set[str] = set()
+        self.lowering = Lowering(model.opset, dict(model.types), self.fresh, self._add)
+
+    def fresh(self, hint: str) -> str:
+        """A name that nothing has."""
+        name = hint
+        while name in self._taken:
+            n = self._counters[hint] = self._counters.get(hint, 0) + 1
+            name = f"{hint}_{n}"
+        self._taken.add(name)
+        return name
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep names from being given to something else."""
+        self._taken.update(names)
+
+    def _add(self, name: str, data: Array) -> None:
+        self.tensors[name] = make_tensor(name, data)
+
+    def rewired(self, node: Node) -> Node:
+        """The node, reading what stands for the values that were replaced by others."""
+        names = self._instead
+        if names and any(n in names for n in (*node.ins, *node.caps)):
+            self.changed.update(filter(None, node.outs))
+            return renamed(node, names)
+        return node
+
+    def constant(self, value: Value, name: str | None = None, avoid: str | None = None) -> str:
+        """The name of a constant: the graph's own, or of a new initializer (called ``name`` if given)."""
+        known = self._graph._values.get(value.name)
+        if known is value and (value.name in self._graph._model.tensors or value.name in self._graph._producer):
+            return value.name
+        found = self._by_value.get(id(value))
+        if found is not None:
+            return found[1]
+        if name is None:
+            bridging = not self._graph._model.nodes and value.name not in self.tensors and value.name != avoid
+            name = value.name if bridging else self.fresh(value.name)
+        self._by_value[id(value)] = (value, name)
+        self._add(name, value.numpy())
+        self.lowering.types[name] = (value.shape, value.dtype)
+        return name
+
+    def _operand(self, value: Value | None, local: Mapping[str, str]) -> str | None:
+        if value is None:
+            return None
+        name = local.get(value.name)
+        if name is not None:
+            return name
+        name = value.name
+        graph = self._graph
+        if name in graph._producer or name in graph._model.inputs or name in graph._model.sparse:
+            node = graph._producer.get(name)
+            if not value.is_const or node is None or node.op != "Constant":
+                return self._instead.get(name, name)
+        if value.is_const:
+            return self.constant(value)
+        raise ValueError(f"{name} is not a value of this graph")
+
+    def fragment(self, op: Op, fragment: Fragment) -> list[Node]:
+        """The nodes that stand for ``op``."""
+        olds = [out.name for out in op.outputs]
+        made = {out.name for inner in fragment.ops for out in inner.outputs}
+        local: dict[str, str] = {}
+        identities: list[tuple[Value, str]] = []
+        for old, new in zip(olds, fragment.results, strict=True):
+            if new.name in made and new.name not in local:
+                local[new.name] = old
+                self.changed.add(old)
+            elif new.name not in made and new.is_const and self._is_new(new) and old not in self._outputs:
+                self.constant(new, old)
+                self.changed.add(old)
+            else:
+                identities.append((new, old))
+        lowering = self.lowering
+        lowering.nodes = []
+        for inner in fragment.ops:
+            ins = [self._operand(value, local) for value in inner.inputs]
+            outs = []
+            for value in inner.outputs:
+                name = local.get(value.name)
+                if name is None:
+                    name = local[value.name] = self.fresh(value.name)
+                    lowering.types[name] = (value.shape, value.dtype)
+                    self.changed.add(name)
+                outs.append(name)
+            lowering.lower(inner, ins, outs)
+        for new, old in identities:
+            name = self._operand(new, local)
+            assert name is not None
+            if old in self._outputs:
+                lowering.nodes.append(Node(_identity(name, old), op.origin))
+            else:
+                self._instead[old] = name
+            self.changed.add(old)
+        return lowering.nodes
+
+    def _is_new(self, value: Value) -> bool:
+        known = self._graph._values.get(value.name)
+        return known is not value and id(value) not in self._by_value
+
+    def bridge(self, op: Op) -> list[Node]:
+        """The nodes of an op of another graph, under its own names."""
+        lowering = self.lowering
+        lowering.nodes = []
+        ins: list[str | None] = []
+        for value in op.inputs:
+            if value is None:
+                ins.append(None)
+            elif value.is_const:
+                ins.append(self.constant(value))
+            else:
+                ins.append(value.name)
+        for value in op.outputs:
+            lowering.types[value.name] = (value.shape, value.dtype)
+        lowering.lower(op, ins, [value.name for value in op.outputs])
+        return lowering.nodes
+
+
+def _identity(source: str, target: str) -> NodeProto:
+    return NodeProto(op_type="Identity", input=[source], output=[target], name=target)
