@@ -147,6 +147,8 @@ class Writer:
     last: dict[str, int] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)  # paths of modules and buffers
     inside: set[str] = field(default_factory=set)  # every proper prefix of them
+    parents: set[str] = field(default_factory=set)  # modules of the user's that have children with ops
+    place: tuple[str, str, tuple[str, ...]] = ("", "", ())  # what the last comment said
     lines: list[str] = field(default_factory=list)
     failures: list[tuple[Op, str]] = field(default_factory=list)
 
@@ -169,15 +171,15 @@ class Writer:
             self.live[name] = value.name
             self.names[value.name] = name
             parameters.append(name)
-        place: tuple[Any, ...] | None = None
+        for op in ops:
+            parts = (op.origin.module or "").split(".")
+            self.parents.update(".".join(parts[:n]) for n in range(1, len(parts)))
         for i, op in enumerate(ops):
             try:
-                here = (op.origin.module, op.origin.file, op.origin.line, op.origin.rules)
                 mark = len(self.lines)
                 self._op(i, op)
-                if len(self.lines) > mark and here != place:
-                    self._comment(mark, op, place)
-                    place = here
+                if len(self.lines) > mark:
+                    self._comment(mark, op)
             except Inexpressible as reason:
                 self.failures.append((op, str(reason)))
                 for out in op.outputs:
@@ -354,7 +356,7 @@ class Writer:
             return _STEMS[op.kind]
         if "x" not in self.live:
             return "x"
-        module = op.origin.module or self.paths.get(op.outputs[0].name, "").rpartition(".")[0]
+        module = self._block(op)
         parts = module.split(".") if module else []
         tail: list[str] = []
         while parts:
@@ -369,16 +371,26 @@ class Writer:
             name, n = f"{stem}_{n}", n + 1
         return name
 
-    def _comment(self, mark: int, op: Op, before: tuple[Any, ...] | None) -> None:
+    def _block(self, op: Op) -> str:
+        """The module that an op belongs to for a reader: a single layer belongs to the block around it."""
+        module = op.origin.module or self.paths.get(op.outputs[0].name, "")
+        outer = module.rpartition(".")[0]
+        return outer if outer and module not in self.parents else module
+
+    def _comment(self, mark: int, op: Op) -> None:
+        """Say above line ``mark`` where the op comes from, if that is news."""
         origin = op.origin
         source = f"{PurePath(origin.file).name}:{origin.line}" if origin.file else ""
-        rules = f"by {', '.join(origin.rules)}" if origin.rules else ""
-        text = "  ".join(part for part in (origin.module or "", source, rules) if part)
-        text = text or (op.origin.source[0] if op.origin.source else "")
-        opening = [f"# {_ascii(text)}"] if text else []
-        if before is not None and before[0] != origin.module:
-            opening.insert(0, "")
-        self.lines[mark:mark] = opening
+        block = self._block(op)
+        before, self.place = self.place, (block, source, origin.rules)
+        lines = []
+        if before[:2] != (block, source):
+            lines += [""] if before[0] != block and mark else []
+            text = "  ".join(part for part in (block, source) if part) or next(iter(origin.source), "")
+            lines += [f"# {_ascii(text)}"] if text else []
+        if origin.rules and (lines or before[2] != origin.rules):
+            lines.append(f"# rewritten by {_ascii(', '.join(origin.rules))}")
+        self.lines[mark:mark] = lines
 
     # -- the file ----------------------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ def test_source_reads_like_a_persons(detector: Generated) -> None:
     assert "x = self.backbone.stem.conv(images)" in forward
     assert "gate = torch.sigmoid(x)\n        x = x * gate" in forward
     assert forward.count("self.head.preds[0](") == 2
-    assert "# backbone.stem  net.py:13  by silu_to_sigmoid_mul" in forward
+    assert "# backbone  net.py:13\n        # rewritten by silu_to_sigmoid_mul\n" in forward
     assert "/home/someone" not in detector.source
     assert not re.search(r"^\s*(if|for|while)\b", forward, re.MULTILINE)
 
