@@ -611,38 +611,50 @@ def insert(graph: Graph, encodings: Encodings) -> Graph:
     """
     encodings.check(graph)
     copy = graph.copy()
-    paths = module_paths(copy)
-    replacements = []
-    for op in copy.ops():
-        path = paths.get(op.outputs[0].name)
-        if path is not None and path in encodings.layers and encodings.layers[path].quantized:
-            replacements.append((op, _simulated(op, path, encodings)))
-    copy.replace(replacements)
+    shared: dict[tuple[str, float], str] = {}
+    for again in (False, True):  # ops that read the same value under the same scale share its quantize
+        paths = module_paths(graph)
+        values = {out.name: out for op in copy.ops() for out in op.outputs}
+        replacements = []
+        for op in copy.ops():
+            path = paths.get(op.outputs[0].name)
+            layer = encodings.layers.get(path) if path is not None else None
+            if path is None or layer is None or not layer.quantized or "quantize" in op.origin.rules:
+                continue
+            key = cast(Value, op.inputs[0]).name, encodings.input_of(path).scale[0]
+            if again:
+                replacements.append((op, _simulated(op, path, encodings, values[shared[key]])))
+            elif key not in shared:
+                fragment = _simulated(op, path, encodings, None)
+                shared[key] = fragment.ops[1].outputs[0].name
+                replacements.append((op, fragment))
+        copy.replace(replacements)
     return copy
 
 
-def _simulated(op: Op, path: str, encodings: Encodings) -> Fragment:
+def _simulated(op: Op, path: str, encodings: Encodings, real: Value | None) -> Fragment:
+    """``op`` on quantized operands. ``real`` is its dequantized input, where the graph has it already."""
     x, weight = cast(Value, op.inputs[0]), cast(Value, op.inputs[1])
     name, origin = op.outputs[0].name, op.origin.after("quantize")
     of_input, of_weight = encodings.input_of(path), encodings.weights[path]
-    integers = Value.constant(f"{name}_weight_q", of_weight.quantize(weight.numpy(), encodings.rounding))
     ops: list[Op] = []
 
-    def add(kind: str, inputs: tuple[Value, ...], suffix: str, shape: Any, dtype: str, attrs: dict[str, Any]) -> Value:
+    def add(
+        kind: str, inputs: tuple[Value | None, ...], suffix: str, shape: Any, dtype: str, attrs: dict[str, Any]
+    ) -> Value:
         out = Value(f"{name}_{suffix}", shape, dtype)
         ops.append(Op(kind, inputs, (out,), attrs, out.name, origin))
         return out
 
-    def parameters(encoding: Encoding, suffix: str) -> tuple[Value, Value]:
-        zero = np.zeros(encoding.step.shape, encoding.dtype)
-        scale = Value.constant(f"{name}_{suffix}_scale", encoding.step)
-        return scale, Value.constant(f"{name}_{suffix}_zero_point", zero)
-
-    scale, zero = parameters(of_input, "input")
-    q = add("quantize", (x, scale, zero), "input_q", x.shape, of_input.dtype, {"axis": None, "dtype": of_input.dtype})
-    real = add("dequantize", (q, scale, zero), "input_dq", x.shape, "float32", {"axis": None})
-    scale, zero = parameters(of_weight, "weight")
-    kernel = add("dequantize", (integers, scale, zero), "weight_dq", weight.shape, "float32", {"axis": of_weight.axis})
+    if real is None:
+        scale = Value.constant(f"{name}_input_scale", of_input.step)
+        attrs = {"axis": None, "dtype": of_input.dtype}
+        q = add("quantize", (x, scale, None), "input_q", x.shape, of_input.dtype, attrs)
+        real = add("dequantize", (q, scale, None), "input_dq", x.shape, "float32", {"axis": None})
+    scale = Value.constant(f"{name}_weight_scale", of_weight.step)
+    integers = Value.constant(f"{name}_weight_q", of_weight.quantize(weight.numpy(), encodings.rounding))
+    axis = {"axis": of_weight.axis}
+    kernel = add("dequantize", (integers, scale, None), "weight_dq", weight.shape, "float32", axis)
     out = Value(f"{name}_quantized", op.outputs[0].shape, op.outputs[0].dtype)
     ops.append(Op(op.kind, (real, kernel, *op.inputs[2:]), (out,), op.attrs, op.name, origin))
     return Fragment(ops, (out,))
@@ -778,12 +790,12 @@ def _notes(report: QuantizationReport, graph: Graph, target: Target, how: _Schem
     stored = [layer.path for layer in report.layers if not layer.quantized]
     if stored:
         report.notes.append(
-            f"{len(stored)} layers have stored scales and compute in float: {', '.join(stored[:4])}"
-            f"{' ...' if stored[4:] else ''}."
+            f"Scales are stored for {', '.join(stored[:4])}"
+            f"{f' and {len(stored) - 4} more' if stored[4:] else ''} as well, which the device computes in float."
         )
     rounding = how.table.fact("rounding")
     if rounding.certainty != "certain":
         report.notes.append(
-            f"How {target.name} rounds a half is {rounding.certainty}; the simulation rounds activations half to even "
-            f"and weights {how.rounding_of.replace('_', ' ')}."
+            f"How {target.name} rounds a half is {rounding.certainty}; the simulation rounds half to even, "
+            f"weights {how.rounding_of.replace('_', ' ')}."
         )

@@ -127,16 +127,20 @@ def write_state_dict(quantized: Quantized, path: Path, float_state: Mapping[str,
     return write_checkpoint(path, cambricon_state_dict(quantized, float_state))
 
 
-def write_qdq(quantized: Quantized, path: Path, opset: int | None = None) -> None:
-    """Write the simulated graph as ONNX with QuantizeLinear and DequantizeLinear, at ``path`` as it is.
+def write_qdq(quantized: Quantized, path: Path, opset: int = 17) -> None:
+    """Write the quantized model as ONNX with QuantizeLinear and DequantizeLinear, at ``path`` as it is.
 
-    int16 needs opset 21 (the default for it); below, the ops are those of the com.microsoft domain, which onnxruntime
-    runs. int8 is opset 17 by default.
+    Args:
+        opset: of a model that did not come from ONNX. int16 needs 21; below, onnxruntime's com.microsoft ops are
+            written, which it runs at every opset.
     """
     from porter.dialects.onnx import OnnxGraph
+    from porter.quantize.engine import insert
 
-    made = OnnxGraph.from_graph(quantized.graph, opset=opset or (21 if quantized.encodings.dtype == "int16" else 17))
-    made.save(path)
+    graph = quantized.graph
+    if graph.dialect != "onnx":
+        graph = insert(OnnxGraph.from_graph(quantized.original, opset=opset), quantized.encodings)
+    graph.save(path)
 
 
 def write_all(quantized: Quantized, folder: Path) -> list[Path]:

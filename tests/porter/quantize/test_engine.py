@@ -99,8 +99,8 @@ def test_depthwise_runs_in_float_and_keeps_its_encodings(target):
     assert not made.encodings.layers["dw"].quantized
     assert {path for path, layer in made.encodings.layers.items() if layer.quantized} == {"stem", "left", "right", "fc"}
     kinds = [op.kind for op in made.graph.ops()]
-    assert kinds.count("quantize") == 4
-    assert kinds.count("dequantize") == 8
+    assert kinds.count("quantize") == 3  # left and right read the same value under the same scale
+    assert kinds.count("dequantize") == 3 + 4
     assert "dw" in made.encodings.weights
     assert any("dw" in note for note in made.report.notes)
     assert made.report.float_kinds["conv2d"] == 1
