@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from porter.limits import Expression, fact_names, parse
 from porter.ops import KINDS, Op, Value
@@ -361,53 +361,72 @@ def _absent(target: Target, kind: str) -> Reason:
     return Reason("PT102", f"the target's file does not name {kind}", "unknown", "")
 
 
-def _static(target: Target, op: Op) -> Iterator[Reason]:
-    if target.runtime.static_shapes:
-        for value in (*op.operands, *op.outputs):
-            if value.shape is None:
-                said = target.runtime.fact("static_shapes")
-                yield Reason("PT204", f"the shape of {value.name} is not static", *_cited(said))
+# A reason names an operand by its place in the op and never by the value's name: judgements of ops that look alike are
+# shared between them.
 
 
-def _named_operands(op: Op) -> Iterator[tuple[str, Value]]:
-    """The operands that are present, each with its name in the vocabulary (the last name repeats if it ends in *)."""
+class _Place(NamedTuple):
+    """One operand or result of an op: ``name`` in the vocabulary ("" for a result), and how a reason calls it."""
+
+    name: str
+    role: str
+    value: Value
+
+
+def _operands(op: Op) -> Iterator[_Place]:
     spec = KINDS.get(op.kind.removeprefix("dynamic_"))
-    names = spec.inputs.split() if spec else []
+    names = (spec.inputs.split() if spec else None) or ["operands*"]
     for i, value in enumerate(op.inputs):
         if value is not None:
-            yield (names[min(i, len(names) - 1)].rstrip("?*") if names else f"in{i}"), value
+            last = names[min(i, len(names) - 1)]
+            name = last.rstrip("?*")
+            yield _Place(name, f"{name}[{i - len(names) + 1}]" if last.endswith("*") else name, value)
+
+
+def _results(op: Op) -> Iterator[_Place]:
+    for i, value in enumerate(op.outputs):
+        yield _Place("", "the result" if len(op.outputs) == 1 else f"result {i}", value)
+
+
+def _static(target: Target, op: Op) -> Iterator[Reason]:
+    if target.runtime.static_shapes:
+        for place in (*_operands(op), *_results(op)):
+            if place.value.shape is None:
+                said = target.runtime.fact("static_shapes")
+                yield Reason("PT204", f"the shape of {place.role} is not static", *_cited(said))
 
 
 def _dtypes(target: Target, support: OpSupport, op: Op) -> Iterator[Reason]:
     said = target.runtime.fact("dtypes")
     every = support.dtypes or target.runtime.dtypes
-    checks = [(value, support.operand_dtypes.get(name, every), name) for name, value in _named_operands(op)]
-    for i, out in enumerate(op.outputs):
-        results = support.output_dtypes[min(i, len(support.output_dtypes) - 1)] if support.output_dtypes else every
-        checks.append((out, results, "the result" if len(op.outputs) == 1 else f"result {i}"))
-    for value, allowed, role in checks:
-        if value.dtype is None:
-            yield Reason("PT202", f"the dtype of {value.name} is not known", "unknown", "")
-        elif value.dtype not in allowed:
-            text = f"{role} of {op.kind} is {value.dtype}; it can be {' or '.join(allowed)}"
-            if value.dtype not in target.runtime.dtypes:
-                yield Reason("PT103", f"{text}. The device has no {value.dtype} tensors", *_cited(said))
+    checks = [(place, support.operand_dtypes.get(place.name, every)) for place in _operands(op)]
+    for i, place in enumerate(_results(op)):
+        listed = support.output_dtypes
+        checks.append((place, listed[min(i, len(listed) - 1)] if listed else every))
+    for place, allowed in checks:
+        dtype = place.value.dtype
+        if dtype is None:
+            yield Reason("PT202", f"the dtype of {place.role} is not known", "unknown", "")
+        elif dtype not in allowed:
+            text = f"{place.role} of {op.kind} is {dtype}; it can be {' or '.join(allowed)}"
+            if dtype not in target.runtime.dtypes:
+                yield Reason("PT103", f"{text}. The device has no {dtype} tensors", *_cited(said))
             else:
                 yield Reason("PT103", text, *_cited(support))
 
 
 def _constants(support: OpSupport, op: Op) -> Iterator[Reason]:
-    for name, value in _named_operands(op):
-        if name in support.const_inputs and not value.is_const:
-            text = f"{name} of {op.kind} ({value.name}) is computed when the model runs; it must be a constant"
+    for place in _operands(op):
+        if place.name in support.const_inputs and not place.value.is_const:
+            text = f"{place.role} of {op.kind} is computed when the model runs; it must be a constant"
             yield Reason("PT105", text, *_cited(support))
 
 
 def _ranks(target: Target, op: Op) -> Iterator[Reason]:
     runtime = target.runtime
-    for value in (*op.operands, *op.outputs):
-        rank = value.rank
-        if rank is None or value.is_const:
+    for place in (*_operands(op), *_results(op)):
+        rank = place.value.rank
+        if rank is None or place.value.is_const:
             continue
         for broken, key, word in (
             (runtime.max_rank is not None and rank > runtime.max_rank, "max_rank", "highest"),
@@ -416,7 +435,7 @@ def _ranks(target: Target, op: Op) -> Iterator[Reason]:
             if broken:
                 said = runtime.fact(key)
                 note = f": {said.note}" if said.note else ""
-                text = f"{value.name} has rank {rank}; the {word} is {getattr(runtime, key)}{note}"
+                text = f"{place.role} has rank {rank}; the {word} is {getattr(runtime, key)}{note}"
                 yield Reason("PT203", text, *_cited(said))
 
 
