@@ -462,10 +462,10 @@ def test_loading_is_fast_and_needs_no_framework(tmp_path: Path) -> None:
 def test_judging_is_fast() -> None:
     target = Target.load("mlu270")
     op = unary("sigmoid", 1, 64, 80, 80)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(2000):
         target.judge(op)
-    assert time.perf_counter() - start < 0.4
+    assert time.process_time() - start < 0.4
 
 
 def test_reasons_do_not_name_values(make: Callable[..., Target]) -> None:
