@@ -566,7 +566,7 @@ class _Flatten:
             return _View(lambda x: e.call("permute", x, dims), lambda _, new: e.call("permute", new, back))
         if name in ("expand", "expand_as", "broadcast_to"):
             return _View(lambda x: e.call("expand", x, inner), _cannot)
-        raise _Fallback
+        return _View(_cannot, _cannot)
 
     # -- calls
 
@@ -591,6 +591,10 @@ class _Flatten:
         args = fx.map_arg(node.args, self.read)
         kwargs = fx.map_arg(node.kwargs, self.read)
         self._metadata(node)
+        if str(node.target) == "aten.detach_.default":  # in place by name only
+            self.env[node] = args[0]
+            self.alias[node] = replace(self._base(node.args[0]))  # type: ignore[arg-type]
+            return
         if _mutates(node.target):
             self._write_in_place(node, args, kwargs)
             return
@@ -684,7 +688,7 @@ class _Flatten:
             start = sum(extents[:index])
             view = _slice_view(self.emit, a["dim"], start, start + extents[index], 1)
         else:
-            raise _Fallback
+            view = _View(_cannot, _cannot)
         self.alias[node] = _Alias(of.base, (*of.views, view), of.base.version)
 
     def cast_all(self, values: dict[str, Any], names: Sequence[str], dtype: torch.dtype) -> bool:
@@ -782,7 +786,8 @@ def _select_view(e: Emitter, dim: int, index: int) -> _View:
                  lambda whole, new: e.call("select_scatter", whole, new, dim, index))
 
 
-def _cannot(whole: fx.Node, new: fx.Node) -> fx.Node:
+def _cannot(*_: fx.Node) -> fx.Node:
+    """A view that is never written, and whose memory is never written, needs no way back."""
     raise _Fallback
 
 

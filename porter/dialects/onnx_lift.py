@@ -896,13 +896,17 @@ def _resize(at: At) -> Lifted | None:
     mode = at.attr("mode", "nearest")
     if mode not in ("nearest", "linear", "cubic") or at.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
         return None
-    if at.attr("exclude_outside", 0) and mode == "cubic":
+    antialias, exclude = bool(at.attr("antialias", 0)), bool(at.attr("exclude_outside", 0))
+    # torch leaves out what lies beyond the edge when it antialiases, and repeats the edge when it does not.
+    if antialias != exclude and (antialias or mode == "cubic"):
         return None
     # Upsample and Resize-10 are asymmetric; nearest rounds down.
     coordinates = at.attr("coordinate_transformation_mode", "half_pixel") if modern else "asymmetric"
     nearest = at.attr("nearest_mode", "round_prefer_floor") if modern else "floor"
     if coordinates not in ("asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel"):
         return None
+    if not modern and mode == "nearest" and any(a > b for a, b in zip(at.shape, at.out.shape, strict=True)):
+        return None  # onnxruntime rounds up here, the specification down
     scales: tuple[float, ...] | None
     if at.version < 9:
         scales = at.attr("scales")
@@ -923,7 +927,7 @@ def _resize(at: At) -> Lifted | None:
     attrs = {
         "mode": mode, "coordinates": coordinates, "sizes": at.out.shape[2:], "scales": scales,
         "nearest_mode": nearest if mode == "nearest" else "floor", "cubic_coeff": at.attr("cubic_coeff_a", -0.75),
-        "antialias": bool(at.attr("antialias", 0)),
+        "antialias": antialias,
     }  # fmt: skip
     return "resize", at.ins[:1], attrs
 

@@ -443,7 +443,11 @@ def _elu(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
 def _prelu(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     x, slope = ins
     if L.shape(slope) not in ((), (1,)) and L.rank(x) > 2:
-        slope = L.unsqueeze(slope, range(1, L.rank(x) - 1))
+        data = L.data(1)
+        if data is not None:
+            slope = L.const(data.reshape(-1, *(1,) * (L.rank(x) - 2)))
+        else:
+            slope = L.unsqueeze(slope, range(1, L.rank(x) - 1))
     L.emit("PRelu", [x, slope], outs[0])
 
 
@@ -551,6 +555,8 @@ def _modulo(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     if op.kind == "floor_divide" and floating:
         L.emit("Floor", [L.emit("Div", [x, y], shape=shape)], outs[0])
         return
+    if floating:
+        L.need(11)  # Equal of floats
     # The C remainder has the sign of x; Python's has that of y.
     rest = L.emit("Mod", [x, y], shape=shape, fmod=1)
     zero = L.scalar(0, x)

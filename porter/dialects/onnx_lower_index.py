@@ -240,7 +240,14 @@ def _select_assign(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None
     src = L.cast(src, L.dtype(x))
     if L.shape(src) != tuple(rest):
         src = L.expand(src, rest)
-    _box(L, x, (axis,), [range(index, index + 1)], L.unsqueeze(src, (axis,)), outs[0])
+    shape = L.shape(x)
+    if axis and prod(shape[: axis + 1]) > _INDEX_ELEMENTS:
+        _box(L, x, (axis,), [range(index, index + 1)], L.unsqueeze(src, (axis,)), outs[0])
+        return
+    L.need(11)
+    mesh = np.meshgrid(*(np.arange(n) for n in shape[:axis]), indexing="ij")
+    where = np.stack([*mesh, np.full(shape[:axis], index)], axis=-1)
+    L.emit("ScatterND", [x, L.const(where, "int64"), src], outs[0])
 
 
 @lowers("gather")
@@ -428,6 +435,9 @@ def _resize(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
         exact = scales or tuple(m / n for m, n in zip(sizes, shape[2:], strict=True))
         if any(math.floor(np.float32(n) * np.float32(s)) != m for n, s, m in zip(shape[2:], exact, sizes, strict=True)):
             L.need(11)
+        if min(exact) < 1:
+            # Upsample only grows, and where a nearest Resize-10 shrinks, onnxruntime rounds up.
+            L.need(11 if mode == "nearest" else 10)
         every = (1.0, 1.0, *map(float, exact))
         if L.opset < 9:
             L.emit("Upsample", [x], outs[0], mode=mode, scales=every)
@@ -442,7 +452,8 @@ def _resize(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
         attrs["cubic_coeff_a"] = float(a.get("cubic_coeff", -0.75))
     if a.get("antialias"):
         L.need(18)
-        attrs["antialias"] = 1
+        # torch leaves out what lies beyond the edge, and so weighs the rest more; ONNX repeats the edge by default.
+        attrs.update(antialias=1, exclude_outside=1)
     roi = L.const((), "float32") if L.opset < 13 else None  # optional since opset 13
     if scales is not None:
         L.emit("Resize", [x, roi, L.const((1.0, 1.0, *scales), "float32")], outs[0], **attrs)
