@@ -9,7 +9,7 @@ patterns, and a driver that accepts a pattern only when what it yields is legal 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -37,6 +37,9 @@ _MAX_DEPTH = 6
 _MAX_ROUNDS = 8
 #: The most bytes a precomputed constant may take: a grid is kilobytes, a broadcast to the batch can be gigabytes.
 _FOLD_LIMIT = 256 * 2**20
+
+#: Rules that refused an op are named in its finding; more than these help nobody.
+_REFUSALS = 3
 
 _SHAPE_ONLY = frozenset({"shape", "fill"})
 _NEVER_CONSTANT = frozenset({"random", "if", "loop", "scan"})
@@ -92,23 +95,26 @@ class _Planner:
 
     def plan(self) -> list[_Planned]:
         ops = self._graph.ops()
-        verdicts = [self._judge(op) for op in ops]
-        fold = self._foldable(ops, [v.verdict == "native" for v in verdicts])
+        judged = [self._judge(op) for op in ops]
+        fold = self._foldable(ops, judged)
         for op in ops:
-            if id(op) in fold:
+            if op.outputs[0].name in fold:
                 for out in op.outputs:
-                    self._folded[out.name] = Value(out.name, out.shape, out.dtype, self._reader(out.name))
-        visible = [self._with_constants(op) for op in ops] if self._folded else ops
+                    self._folded[out.name] = self._promised(out)
+        visible = [self._with_constants(op, self._folded) for op in ops]
         view = _View({out.name: op for op in visible for out in op.outputs}, self._graph.uses())
         planned = []
-        for op, seen, judged in zip(ops, visible, verdicts, strict=True):
-            if id(op) in fold:
-                planned.append(_Planned(op, "fold", _texts(judged), _codes(judged)))
-            elif judged.verdict == "native":
+        for op, seen, said in zip(ops, visible, judged, strict=True):
+            if op.outputs[0].name in fold:
+                why = fold[op.outputs[0].name]
+                texts, codes = (_texts(said), _codes(said)) if said.reasons else ((why,) if why else (), ())
+                planned.append(_Planned(op, "fold", texts, codes))
+                continue
+            now = said if seen is op else self._judge(seen)
+            if now.verdict == "native":
                 planned.append(_Planned(op, "native"))
             else:
-                again = judged if seen is op else self._judge(seen)
-                plan = self._plan_op(seen, again, view, 0, frozenset())
+                plan = self._plan_op(seen, now, view, 0, frozenset())
                 plan.op = op
                 planned.append(plan)
         return planned
@@ -130,15 +136,20 @@ class _Planner:
         """The replacements of the ops to fold whose values something else reads."""
         data = self._evaluate()
         return [
-            (p.op, Fragment([], tuple(Value.constant(out.name, data[out.name]) for out in p.op.outputs)))
+            (p.op, Fragment([], tuple(Value.constant(f"{out.name}_const", data[out.name]) for out in p.op.outputs)))
             for p in planned
             if p.verdict == "fold" and all(out.name in data for out in p.op.outputs)
         ]
 
     # -- constants ---------------------------------------------------------------------------------
 
-    def _foldable(self, ops: Sequence[Op], native: Sequence[bool]) -> set[int]:
-        """The ops to precompute: constant sub-graphs in which something is not native, whole."""
+    def _foldable(self, ops: Sequence[Op], judged: Sequence[Judgement]) -> dict[str, str]:
+        """The ops to precompute, by the name of their first output, with the reason where it is a reader's.
+
+        A constant sub-graph is precomputed where one of its ops is not legal, or where an op that reads it is legal
+        only with a constant there (the bias of a convolution that an exporter put behind an Identity). Constants that
+        the device may as well compute stay as they are.
+        """
         constant: dict[str, Op] = {}
         for op in ops:
             known = op.kind not in _NEVER_CONSTANT and (
@@ -146,24 +157,42 @@ class _Planner:
             )
             if known and all(_fits(out) for out in op.outputs):
                 constant.update((out.name, op) for out in op.outputs)
-        fold: dict[int, Op] = {}
-        for op, legal in zip(ops, native, strict=True):
-            if op.outputs[0].name in constant and (
-                not legal or any(v.name in constant and id(constant[v.name]) in fold for v in op.operands)
-            ):
-                fold[id(op)] = op
-        readers: dict[str, list[int]] = {}
+        if not constant:
+            return {}
+        fold: dict[str, str] = {}
+        promised = {
+            name: self._promised(out) for name, op in constant.items() for out in op.outputs if out.name == name
+        }
+        for op, said in zip(ops, judged, strict=True):
+            read = [constant[v.name] for v in op.operands if v.name in constant]
+            if op.outputs[0].name in constant:
+                if said.verdict != "native" or any(source.outputs[0].name in fold for source in read):
+                    fold.setdefault(op.outputs[0].name, "")
+            elif read and said.verdict != "native":
+                seen = self._judge(self._with_constants(op, promised))
+                if len(seen.reasons) < len(said.reasons):
+                    why = f"{op.kind} needs it as a constant"
+                    fold.update((source.outputs[0].name, fold.get(source.outputs[0].name) or why) for source in read)
+        return self._with_feeders(ops, constant, fold)
+
+    def _with_feeders(self, ops: Sequence[Op], constant: Mapping[str, Op], fold: dict[str, str]) -> dict[str, str]:
+        """Add what only feeds a precomputed constant: it disappears with it."""
+        readers: dict[str, list[str]] = {}
         for op in ops:
             for value in op.operands:
-                readers.setdefault(value.name, []).append(id(op))
+                readers.setdefault(value.name, []).append(op.outputs[0].name)
         kept = {value.name for value in self._graph.outputs}
-        # What only feeds a precomputed constant disappears with it.
         for op in reversed(ops):
-            if op.outputs[0].name in constant and id(op) not in fold:
-                uses = [r for out in op.outputs for r in readers.get(out.name, ())]
-                if uses and all(r in fold for r in uses) and not kept & {out.name for out in op.outputs}:
-                    fold[id(op)] = op
-        return set(fold)
+            name = op.outputs[0].name
+            if name in constant and name not in fold and not kept & {out.name for out in op.outputs}:
+                uses = [reader for out in op.outputs for reader in readers.get(out.name, ())]
+                if uses and all(reader in fold for reader in uses):
+                    fold[name] = ""
+        return fold
+
+    def _promised(self, out: Value) -> Value:
+        """The value as the constant that it is going to be; computed only if a rule asks for its data."""
+        return Value(out.name, out.shape, out.dtype, self._reader(out.name))
 
     def _evaluate(self) -> dict[str, Array]:
         if self._evaluated is None:
@@ -174,10 +203,11 @@ class _Planner:
     def _reader(self, name: str) -> Callable[[], Array]:
         return lambda: self._evaluate()[name]
 
-    def _with_constants(self, op: Op) -> Op:
-        if not any(v.name in self._folded for v in op.operands):
+    @staticmethod
+    def _with_constants(op: Op, constants: Mapping[str, Value]) -> Op:
+        if not constants or not any(v.name in constants for v in op.operands):
             return op
-        return replace(op, inputs=tuple(v and self._folded.get(v.name, v) for v in op.inputs))
+        return replace(op, inputs=tuple(v and constants.get(v.name, v) for v in op.inputs))
 
     # -- legality ----------------------------------------------------------------------------------
 
@@ -311,7 +341,7 @@ def _findings(p: _Planned) -> list[Finding]:
     elif p.verdict == "fold":
         fix = "porter rewrite computes it ahead of time"
     elif p.refused:
-        fix = "; ".join(p.refused)
+        fix = "; ".join(p.refused[:_REFUSALS])
     else:
         fix = "no rewrite removes it: change the model, or write a rule for it (README, Your own rule)"
     message = "; ".join(_bare(p.reasons)) or f"{p.op.kind}: {p.verdict}"

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +62,10 @@ def print_report(out: Console, report: Report, target_title: str, verbose: bool 
         counts = "   ".join(f"[{_STYLE[v]}]{v} {n}[/]" for v, n in report.summary.items())
         out.print(f"  {counts}")
     for group in _groups(report):
-        _print_group(out, group, report, verbose)
+        if group[0].verdict == "fold":
+            _print_folds(out, group, verbose)
+        else:
+            _print_group(out, group, report, verbose)
     extra = [f for f in report.findings if not f.kind]
     if extra:
         out.print()
@@ -78,10 +83,21 @@ def print_report(out: Console, report: Report, target_title: str, verbose: bool 
 def _groups(report: Report) -> list[list[OpReport]]:
     groups: dict[tuple[object, ...], list[OpReport]] = {}
     for op in report.ops:
-        if op.verdict != "native":
+        if op.verdict == "fold":
+            groups.setdefault((op.verdict,), []).append(op)
+        elif op.verdict != "native":
             groups.setdefault((op.verdict, op.kind, op.rewrites), []).append(op)
     order = ["unsupported", "unknown", "host", "rewrite", "fold"]
     return sorted(groups.values(), key=lambda g: (order.index(g[0].verdict), -len(g)))
+
+
+def _print_folds(out: Console, group: Sequence[OpReport], verbose: bool) -> None:
+    kinds = ", ".join(f"{kind} x{n}" if n > 1 else kind for kind, n in Counter(op.kind for op in group).most_common())
+    out.print(f"\n  [bold]constants[/] x{len(group)}  [{_STYLE['fold']}]fold[/]: {escape(kinds)}")
+    if verbose:
+        for reason in _distinct(group):
+            out.print(f"    {escape(reason)}", style="dim")
+    _print_places(out, group, verbose)
 
 
 def _print_group(out: Console, group: Sequence[OpReport], report: Report, verbose: bool) -> None:
@@ -89,18 +105,34 @@ def _print_group(out: Console, group: Sequence[OpReport], report: Report, verbos
     times = f" x{len(group)}" if len(group) > 1 else ""
     how = f" by {', then '.join(first.rewrites)}" if first.verdict == "rewrite" else ""
     out.print(f"\n  [bold]{first.kind}[/]{times}  [{_STYLE[first.verdict]}]{first.verdict}[/]{how}")
-    for reason in dict.fromkeys(r for op in group for r in op.reasons):
+    for reason in _distinct(group):
         out.print(f"    {escape(reason)}", style="dim")
-    names = {op.name for op in group}
-    fixes = dict.fromkeys(f.fix for f in report.findings if f.op in names and f.kind == first.kind and f.fix)
     if first.verdict in ("unsupported", "unknown", "host"):
-        for fix in fixes:
+        fix = next((f.fix for f in report.findings if f.op == first.name and f.kind == first.kind), "")
+        if fix:
             out.print(f"    fix: {escape(fix)}")
+    _print_places(out, group, verbose)
+
+
+def _print_places(out: Console, group: Sequence[OpReport], verbose: bool) -> None:
     places = [p for p in dict.fromkeys(place(op.origin) for op in group) if p]
     for text in places if verbose else places[:_PLACES]:
         out.print(f"    {escape(text)}")
     if not verbose and len(places) > _PLACES:
         out.print(f"    and {len(places) - _PLACES} more places (--verbose)")
+
+
+def _distinct(group: Sequence[OpReport]) -> list[str]:
+    """One reason of each sort: the same limit of many ops differs only in their names and numbers."""
+    seen: dict[str, str] = {}
+    for op in group:
+        names = {v.name for v in (*op.op.operands, *op.op.outputs)} - {op.kind} if op.op else set()
+        for reason in op.reasons:
+            sort = reason
+            for name in names:
+                sort = sort.replace(name, "")
+            seen.setdefault(re.sub(r"\d+", "", sort), reason)
+    return list(seen.values())
 
 
 def print_findings(out: Console, findings: Iterable[Finding]) -> None:
