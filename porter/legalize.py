@@ -213,20 +213,22 @@ class _Planner:
 
     def _judge(self, op: Op) -> Judgement:
         # Judging reads shapes, dtypes and attributes; values only of constants. Long chains repeat the same op.
-        if any(v.is_const for v in op.operands):
-            return self._target.judge(op)
+        key: list[Any] = [op.kind, *op.attrs.items()]
+        for value in op.inputs:
+            if value is None:
+                key.append(None)
+            elif value.is_const:
+                return self._target.judge(op)
+            else:
+                key += (value.shape, value.dtype)
+        for value in op.outputs:
+            key += (value.shape, value.dtype)
         try:
-            key = (
-                op.kind,
-                tuple((v.shape, v.dtype) if v else None for v in op.inputs),
-                tuple((v.shape, v.dtype) for v in op.outputs),
-                tuple(op.attrs.items()),
-            )
-            found = self._judged.get(key)
+            found = self._judged.get(tuple(key))
         except TypeError:  # an unhashable attribute
             return self._target.judge(op)
         if found is None:
-            found = self._judged[key] = self._target.judge(op)
+            found = self._judged[tuple(key)] = self._target.judge(op)
         return found
 
     def _prefix(self, op: Op) -> str:
@@ -311,8 +313,11 @@ def _itemsize(dtype: str) -> int:
         return 2 if dtype == "bfloat16" else 8
 
 
+_RANKS: dict[Claim, int] = {claim: rank for rank, claim in enumerate(CLAIMS)}
+
+
 def _rank(claim: Claim) -> int:
-    return list(CLAIMS).index(claim)
+    return _RANKS[claim]
 
 
 # -- reports ---------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ Conventions of the attributes:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -48,13 +48,13 @@ class Origin:
 
     def after(self, rule: str, *others: Origin) -> Origin:
         """The origin of an op that ``rule`` built from this op (and from ``others``, merged in)."""
-        source = dict.fromkeys(self.source)
-        rules = dict.fromkeys(self.rules)
-        for other in others:
-            source.update(dict.fromkeys(other.source))
-            rules.update(dict.fromkeys(other.rules))
-        rules.pop(rule, None)
-        return replace(self, source=tuple(source), rules=(*rules, rule))
+        source, rules = self.source, self.rules
+        if others:
+            source = tuple(dict.fromkeys(name for origin in (self, *others) for name in origin.source))
+            rules = tuple(dict.fromkeys(name for origin in (self, *others) for name in origin.rules))
+        if rule in rules:
+            rules = tuple(name for name in rules if name != rule)
+        return Origin(self.file, self.line, self.function, self.module, source, (*rules, rule))
 
     @property
     def known(self) -> bool:

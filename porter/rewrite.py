@@ -75,6 +75,7 @@ class Builder:
         self._origin = origin.after(rule)
         self._prefix = prefix
         self.ops: list[Op] = []
+        self._made = 0
 
     def producer(self, value: Value) -> Op | None:
         """The op that computes ``value``: of this fragment, or of the graph around it."""
@@ -103,16 +104,18 @@ class Builder:
 
     def op(self, kind: str, inputs: Sequence[Value | float | None], **attrs: Any) -> tuple[Value, ...]:
         """One op of ``kind``; all its outputs. Raises ``ValueError`` where the operands do not fit."""
-        like = next((v.dtype for v in inputs if isinstance(v, Value) and v.dtype), "float32")
-        operands = tuple(v if v is None or isinstance(v, Value) else self.const(v, like) for v in inputs)
+        operands = tuple(v if v is None or isinstance(v, Value) else self._number(v, inputs) for v in inputs)
         specs = infer(kind, operands, attrs)
-        n = self._count()
-        outs = tuple(
-            Value(f"{self._prefix}_{n}" + (f"_{i}" if len(specs) > 1 else ""), shape, dtype)
-            for i, (shape, dtype) in enumerate(specs)
-        )
+        name = f"{self._prefix}_{self._count()}"
+        if len(specs) == 1:
+            outs: tuple[Value, ...] = (Value(name, *specs[0]),)
+        else:
+            outs = tuple(Value(f"{name}_{i}", *spec) for i, spec in enumerate(specs))
         self.ops.append(Op(kind, operands, outs, attrs, outs[0].name, self._origin))
         return outs
+
+    def _number(self, number: float, beside: Sequence[Value | float | None]) -> Value:
+        return self.const(number, next((v.dtype for v in beside if isinstance(v, Value) and v.dtype), "float32"))
 
     def __getattr__(self, kind: str) -> Callable[..., Any]:
         if kind.startswith("_"):
@@ -126,8 +129,8 @@ class Builder:
         return build
 
     def _count(self) -> int:
-        self._n = getattr(self, "_n", -1) + 1
-        return self._n
+        self._made += 1
+        return self._made - 1
 
 
 Result = Value | Sequence[Value]
