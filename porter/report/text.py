@@ -18,10 +18,11 @@ from porter.findings import Finding, OpReport, Report, Verdict
 from porter.ops import Origin
 
 if TYPE_CHECKING:
+    from porter.emit.bundle import Bundle
     from porter.legalize import Ledger, LedgerEntry
     from porter.verify import Evidence
 
-__all__ = ["console", "place", "print_evidence", "print_findings", "print_ledger", "print_report"]
+__all__ = ["console", "place", "print_bundle", "print_evidence", "print_findings", "print_ledger", "print_report"]
 
 _STYLE: dict[Verdict, str] = {
     "native": "green", "fold": "cyan", "rewrite": "cyan", "host": "yellow", "unsupported": "red", "unknown": "yellow",
@@ -184,3 +185,11 @@ def print_evidence(out: Console, evidence: Evidence) -> None:
     out.print(table)
     verdict = "[green]equal within[/]" if evidence.ok else "[red]NOT within[/]"
     out.print(f"{verdict} {evidence.tolerance:g} of each output's range, on {evidence.inputs} inputs")
+
+
+def print_bundle(out: Console, bundle: Bundle) -> None:
+    """Print what a bundle holds and where to read on."""
+    out.print(f"[bold]{escape(str(bundle.path))}[/] ({bundle.kind})")
+    for name, entry in bundle.manifest["files"].items():
+        out.print(f"  {escape(name):24}{entry['bytes'] / 1e6:10.2f} MB", highlight=False)
+    out.print(f"what to do on the device: {escape(str(bundle.path / 'README.md'))}")
