@@ -522,6 +522,7 @@ class _Flatten:
 
     def write(self, node: fx.Node, new: fx.Node) -> None:
         """Give a tensor of the program new contents, and with it the memory that it shares."""
+        self.emit.prefix = ""
         alias = self._base(node)
         levels = [alias.base.value]
         for view in alias.views[:-1]:

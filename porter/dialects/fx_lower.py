@@ -55,8 +55,7 @@ class Emitter:
         target = operator(name) if isinstance(name, str) else name
         short = getattr(target, "__name__", str(target)).partition(".")[0].strip("_")
         node = self.graph.call_function(target, args, kwargs)
-        if self.prefix:
-            node._rename(f"{self.prefix}__{short}")
+        node._rename(f"{self.prefix}__{short}" if self.prefix else short)
         node.meta.update(self.meta)
         node.meta["val"] = self.val(target, args, kwargs) if val is None else val
         return node

@@ -2,9 +2,9 @@
 """The ONNX dialect: a model file as a :class:`~porter.graph.Graph`.
 
 It works on the protobufs themselves. A node that nothing touches stays the node that was loaded, byte for byte; weights
-that lie in data files are never read unless something asks for their values. Reading is :mod:`porter.dialects.onnx_read`,
-meaning :mod:`~porter.dialects.onnx_lift`, writing nodes :mod:`~porter.dialects.onnx_lower`, running
-:mod:`~porter.dialects.onnx_run`.
+that lie in data files are never read unless something asks for their values. Reading is in
+:mod:`porter.dialects.onnx_read`, meaning in :mod:`~porter.dialects.onnx_lift`, writing nodes in
+:mod:`~porter.dialects.onnx_lower`, running in :mod:`~porter.dialects.onnx_run`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, defs
 
+import porter.dialects.onnx_lift_index
+import porter.dialects.onnx_lift_layers
 import porter.dialects.onnx_lower_index
+import porter.dialects.onnx_lower_layers
+import porter.dialects.onnx_lower_math
 from porter.dialects import onnx_origin
 from porter.dialects.onnx_fold import Constants
 from porter.dialects.onnx_lift import SAME, At, lift
 from porter.dialects.onnx_lower import Lowering, NeedsOpset, NoOnnxForm, error_for
 from porter.dialects.onnx_proto import (
-    BITS,
-    CODES,
-    DTYPES,
     Node,
     Type,
     constant_array,
@@ -129,14 +128,15 @@ class OnnxGraph(Graph):
             origin = node.origin = onnx_origin.read(node.proto)
         outs = tuple([value(name) for name in node.outs if name])
         if not node.domain and node.op in SAME:
-            return Op(SAME[node.op], tuple([value(n) if n else None for n in node.ins]), outs, {}, node.name, origin, node)
+            operands = tuple([value(n) if n else None for n in node.ins])
+            return Op(SAME[node.op], operands, outs, {}, node.name, origin, node)
         ins = [value(n) if n else None for n in node.ins]
         try:
-            kind, operands, attrs = lift(At(node, ins, outs, self._model.opset, self._constants))
-        # A node that breaks its operator's own rules (a missing attribute, operands that do not fit): it keeps its name.
+            kind, found, attrs = lift(At(node, ins, outs, self._model.opset, self._constants))
+        # A node that breaks its operator's own rules (a missing attribute, operands that do not fit) keeps its name.
         except (KeyError, IndexError, ValueError, TypeError, AssertionError, OverflowError, ZeroDivisionError):
-            kind, operands, attrs = f"{node.domain or 'onnx'}:{node.op}", ins, {}
-        operands = tuple(operands) + tuple(value(name) for name in node.caps)
+            kind, found, attrs = f"{node.domain or 'onnx'}:{node.op}", ins, {}
+        operands = (*found, *(value(name) for name in node.caps))
         return Op(kind, operands, outs, attrs, node.name, origin, node)
 
     def _value(self, name: str) -> Value:
@@ -182,8 +182,8 @@ class OnnxGraph(Graph):
         """See :meth:`Graph.replace`. One pass over the nodes, whatever the number of replacements.
 
         Raises:
-            PorterError: PT351 when ONNX has no form for a kind, PT352 when the model's opset is too old for it. The graph
-                is then as it was.
+            PorterError: PT351 when ONNX has no form for a kind, PT352 when the model's opset is too old for it. The
+                graph is then as it was.
             ValueError: when an op is not of this graph, or a fragment reads a value that nothing gives.
         """
         model = self._model
@@ -257,7 +257,9 @@ class OnnxGraph(Graph):
             except NeedsOpset as problem:
                 if problem.version <= opset or problem.version > newest:
                     raise PorterError(
-                        "PT352", f"{problem.kind} needs opset {problem.version}; porter writes up to {newest}", graph.source
+                        "PT352",
+                        f"{problem.kind} needs opset {problem.version}; porter writes up to {newest}",
+                        graph.source,
                     ) from problem
                 opset = problem.version
 
@@ -454,7 +456,7 @@ class OnnxGraph(Graph):
 def _constant(node: Node, folder: Path | None) -> Array:
     found = constant_array(node, folder)
     if found is None:
-        raise PorterError("PT502", f"the constant {node.outs[0]!r} is of a form that porter does not read (sparse, text)")
+        raise PorterError("PT502", f"the constant {node.outs[0]!r} has a form that porter does not read (sparse, text)")
     return found
 
 

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
-from porter.dialects.onnx_proto import BITS, CODES, Node, make_tensor
+from porter.dialects.onnx_proto import BITS, CODES, Node, make_tensor, np_dtype
 from porter.dialects.onnx_read import Model, type_proto
 from porter.dialects.onnx_run import LARGE, Session
 from porter.errors import PorterError
@@ -105,8 +105,8 @@ class _Cut:
                 return []
             # The operand's data is not read: zeros stand for it.
             dtype = value.dtype or "float32"
-            eye = np.eye(*shape, k=node.attrs.get("k", 0))
-            self.constants[name] = eye.astype(dtype)
+            eye = np.eye(shape[0], shape[1], node.attrs.get("k", 0))
+            self.constants[name] = eye.astype(np_dtype(dtype))
             self._good[name] = True
             return []
         operands = [n for n in (*node.ins, *node.caps) if n]

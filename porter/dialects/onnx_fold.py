@@ -45,14 +45,14 @@ def _axes(node: Node, args: _Args, at: int = 1) -> tuple[int, ...] | None:
 
 def _div(x: Array, y: Array) -> Array:
     if x.dtype.kind in "iu":  # ONNX integer division truncates toward zero
-        return (np.sign(x) * np.sign(y) * (np.abs(x) // np.abs(y))).astype(x.dtype)
-    return x / y
+        return np.asarray(np.sign(x) * np.sign(y) * (np.abs(x) // np.abs(y)), x.dtype)
+    return np.asarray(x / y)
 
 
 def _gather(node: Node, version: int, args: _Args) -> Array:
     data, index = args
     axis = node.attrs.get("axis", 0)
-    return np.take(data, np.where(index < 0, index + data.shape[axis], index), axis=axis)
+    return np.asarray(np.take(data, np.where(index < 0, index + data.shape[axis], index), axis=axis))
 
 
 def _slice(node: Node, version: int, args: _Args) -> Array:
@@ -67,7 +67,7 @@ def _slice(node: Node, version: int, args: _Args) -> Array:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         a, b, s = slice_bounds(int(start), int(end), int(step), data.shape[int(axis)])
         where[int(axis)] = slice(a, None if b < 0 else b, s)
-    return data[tuple(where)]
+    return np.asarray(data[tuple(where)])
 
 
 def slice_bounds(start: int, end: int, step: int, extent: int) -> tuple[int, int, int]:
@@ -89,18 +89,18 @@ def slice_bounds(start: int, end: int, step: int, extent: int) -> tuple[int, int
 
 def _squeeze(node: Node, version: int, args: _Args) -> Array:
     axes = _axes(node, args)
-    return np.squeeze(args[0], axes)
+    return np.asarray(np.squeeze(args[0], axes))
 
 
 def _unsqueeze(node: Node, version: int, args: _Args) -> Array:
     axes = _axes(node, args)
-    return np.expand_dims(args[0], axes or ())
+    return np.asarray(np.expand_dims(args[0], axes or ()))
 
 
 def _reshape(node: Node, version: int, args: _Args) -> Array:
     data, shape = args
     zero = node.attrs.get("allowzero", 0)
-    return data.reshape([data.shape[i] if n == 0 and not zero else int(n) for i, n in enumerate(shape)])
+    return np.asarray(data).reshape([data.shape[i] if n == 0 and not zero else int(n) for i, n in enumerate(shape)])
 
 
 def _expand(node: Node, version: int, args: _Args) -> Array:
@@ -119,7 +119,7 @@ def _range(node: Node, version: int, args: _Args) -> Array:
     start, end, step = (a.reshape(()) for a in args)
     count = max(int(np.ceil((end - start) / step)), 0)
     _bounded((count,))
-    return (start + np.arange(count) * step).astype(start.dtype)
+    return np.asarray(start + np.arange(count) * step, start.dtype)
 
 
 def _tile(node: Node, version: int, args: _Args) -> Array:
@@ -142,7 +142,7 @@ def _reduce(function: Any) -> _Fold:
     def fold(node: Node, version: int, args: _Args) -> Array:
         axes = _axes(node, args)
         if not axes and node.attrs.get("noop_with_empty_axes", 0):
-            return args[0]
+            return np.asarray(args[0])
         axis = tuple(axes) if axes else None
         keep = bool(node.attrs.get("keepdims", 1))
         return np.asarray(function(args[0], axis=axis, keepdims=keep)).astype(args[0].dtype)
@@ -163,7 +163,7 @@ def _clip(node: Node, version: int, args: _Args) -> Array:
     low, high = (*args[1:], None, None)[:2] if version >= 11 else (node.attrs.get("min"), node.attrs.get("max"))
     out = args[0]
     out = out if low is None else np.maximum(out, np.asarray(low, out.dtype))
-    return out if high is None else np.minimum(out, np.asarray(high, out.dtype))
+    return np.asarray(out if high is None else np.minimum(out, np.asarray(high, out.dtype)))
 
 
 def _nonzero(node: Node, version: int, args: _Args) -> Array:
@@ -207,7 +207,7 @@ def _unary(function: Any) -> _Fold:
 
 
 def _concat(node: Node, version: int, args: _Args) -> Array:
-    return np.concatenate(args, axis=node.attrs.get("axis", 1))
+    return np.concatenate(list(args), axis=node.attrs.get("axis", 1))
 
 
 def _transpose(node: Node, version: int, args: _Args) -> Array:
@@ -216,7 +216,8 @@ def _transpose(node: Node, version: int, args: _Args) -> Array:
 
 def _eye_like(node: Node, version: int, args: _Args) -> Array:
     dtype = DTYPES[node.attrs["dtype"]] if "dtype" in node.attrs else str(args[0].dtype)
-    return np.eye(*args[0].shape, k=node.attrs.get("k", 0), dtype=np_dtype(dtype))
+    rows, cols = args[0].shape
+    return np.eye(rows, cols, node.attrs.get("k", 0)).astype(np_dtype(dtype))
 
 
 _FOLDS: dict[str, _Fold] = {
@@ -230,7 +231,8 @@ _FOLDS: dict[str, _Fold] = {
     "ReduceMax": _reduce(np.max), "ReduceMin": _reduce(np.min), "ReduceProd": _reduce(np.prod),
     "ReduceSum": _reduce(np.sum), "Reshape": _reshape, "Round": _unary(np.round), "ScatterND": _scatter_nd,
     "Slice": _slice, "Split": _split, "Sqrt": _unary(np.sqrt), "Squeeze": _squeeze, "Sub": _chain(np.subtract),
-    "Tile": _tile, "Transpose": _transpose, "Unsqueeze": _unsqueeze, "Where": _each(np.where), "Xor": _each(np.logical_xor),
+    "Tile": _tile, "Transpose": _transpose, "Unsqueeze": _unsqueeze, "Where": _each(np.where),
+    "Xor": _each(np.logical_xor),
 }  # fmt: skip
 
 

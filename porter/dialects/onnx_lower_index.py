@@ -121,7 +121,7 @@ def _pad(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     flat = (*(a for a, _ in pairs), *(b for _, b in pairs))
     value = op.attrs.get("value") or 0
     if L.opset < 11:
-        attrs = {"value": float(value)} if mode == "constant" else {}
+        attrs: dict[str, Any] = {"value": float(value)} if mode == "constant" else {}
         L.emit("Pad", [x], outs[0], mode=name, pads=flat, **attrs)
     else:
         fill = L.scalar(value, x) if mode == "constant" and value else None
@@ -339,7 +339,7 @@ def _index_put(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     if lead:
         b = len(shape)
         values = L.transpose(values, (*range(lead, lead + b), *range(lead), *range(lead + b, len(target))))
-    attrs = {"reduction": "add"} if accumulate else {}
+    attrs: dict[str, Any] = {"reduction": "add"} if accumulate else {}
     dims = (*axes, *rest)
     if dims == tuple(range(rank)):
         L.emit("ScatterND", [x, index, values], outs[0], **attrs)
@@ -401,7 +401,7 @@ def _nms(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     if a.get("layout") == "onnx":
         score = None if a.get("score_threshold") is None else L.const(a["score_threshold"], "float32")
         most = L.const(a["max_boxes"], "int64")
-        attrs = {"center_point_box": a.get("center_point_box") or None}
+        attrs: dict[str, Any] = {"center_point_box": a.get("center_point_box") or None}
         L.emit("NonMaxSuppression", [*ins, most, threshold, score], outs[0], **attrs)
         return
     boxes, scores = L.unsqueeze(ins[0], (0,)), L.unsqueeze(ins[1], (0, 1))
@@ -505,9 +505,7 @@ def _grid_sample(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     mode = a["mode"]
     if L.opset >= 20:
         mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
-    L.emit(
-        "GridSample", ins, outs[0], mode=mode, padding_mode=a["padding_mode"], align_corners=int(a["align_corners"])
-    )
+    L.emit("GridSample", ins, outs[0], mode=mode, padding_mode=a["padding_mode"], align_corners=int(a["align_corners"]))
 
 
 @lowers("unfold")
@@ -558,7 +556,8 @@ def _roi_align(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     a = op.attrs
     L.need(10)
     attrs: dict[str, Any] = {
-        "output_height": int(a["output_size"][0]), "output_width": int(a["output_size"][1]), "mode": a.get("mode", "avg"),
+        "output_height": int(a["output_size"][0]), "output_width": int(a["output_size"][1]),
+        "mode": a.get("mode", "avg"),
         "spatial_scale": float(a["scale"]), "sampling_ratio": max(int(a["sampling_ratio"]), 0),
     }  # fmt: skip
     if L.opset >= 16:
@@ -644,7 +643,8 @@ def _attention(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     low = L.scalar(-math.inf, query)
     if op.attrs.get("causal"):
         L.need(9)
-        score = L.emit("Where", [L.const(np.tri(shape[-2], other[-2], dtype=bool)), score, low], shape=table, dtype=dtype)
+        past = L.const(np.tri(shape[-2], other[-2], dtype=bool))
+        score = L.emit("Where", [past, score, low], shape=table, dtype=dtype)
     if mask is not None:
         if L.dtype(mask) == "bool":
             L.need(9)
@@ -692,5 +692,3 @@ def _quantize(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
 @lowers("random", "if", "loop", "scan")
 def _not_here(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     raise NoOnnxForm(f"{op.kind} is only kept where it stands, never written anew")
-
-

@@ -32,12 +32,7 @@ BITS: dict[int, int] = {
     17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2, 27: 6, 28: 6,
 }  # fmt: skip
 #: dtypes that numpy itself has; the others need ml_dtypes, through onnx.numpy_helper.
-_PLAIN = {
-    name: np.dtype(name)
-    for name in (
-        "float32 uint8 int8 uint16 int16 int32 int64 bool float16 float64 uint32 uint64 complex64 complex128"
-    ).split()
-}
+_PLAIN = {DTYPES[code]: np.dtype(DTYPES[code]) for code in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15)}
 
 #: Shape (None when unknown) and dtype (None when unknown) of a value.
 Type = tuple[tuple[int, ...] | None, str | None]
@@ -51,10 +46,10 @@ def np_dtype(name: str) -> np.dtype[Any]:
         return np.dtype(object)
     import ml_dtypes
 
-    found = getattr(ml_dtypes, name, None)
-    if found is None:
+    if not hasattr(ml_dtypes, name):
         raise TypeError(f"no numpy dtype {name}")
-    return np.dtype(found)
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return found
 
 
 def attribute(a: AttributeProto) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from porter.dialects.onnx_fold import LIMIT, Constants
@@ -46,7 +46,8 @@ _SMALL = 2048
 #: com.microsoft operators whose result has the shape and dtype of their first operand.
 _SAME_AS_INPUT = frozenset({
     "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "SimplifiedLayerNormalization", "SkipLayerNormalization",
-    "SkipSimplifiedLayerNormalization", "LayerNormalization", "BiasDropout", "BiasSoftmax", "RotaryEmbedding", "Inverse",
+    "SkipSimplifiedLayerNormalization", "LayerNormalization", "BiasDropout", "BiasSoftmax",
+    "RotaryEmbedding", "Inverse",
 })  # fmt: skip
 
 
@@ -200,17 +201,19 @@ def _check_tensor(tensor: TensorProto, folder: Path | None, source: str, sizes: 
     if outside:
         if folder is None:
             raise PorterError(
-                "PT501", f"tensor {tensor.name!r} keeps its data in {outside.get('location')!r}, and a ModelProto has no "
-                "folder", where, "Give the path of the file instead.",
+                "PT501",
+                f"tensor {tensor.name!r} keeps its data in {outside.get('location')!r}, and a ModelProto has no folder",
+                where, "Give the path of the file instead.",
             )  # fmt: skip
         _check_external(tensor.name, outside, needed, folder, where, sizes)
     elif code != TensorProto.STRING:
         have = len(tensor.raw_data) if tensor.HasField("raw_data") else _typed_bytes(tensor)
         if have != needed:
             raise PorterError(
-                "PT514", f"tensor {tensor.name!r} has the shape {list(dims)} ({needed} bytes) and its data has {have} bytes",
+                "PT514",
+                f"tensor {tensor.name!r} has the shape {list(dims)} ({needed} bytes) and its data has {have} bytes",
                 where,
-            )  # fmt: skip
+            )
 
 
 def _typed_bytes(tensor: TensorProto) -> int:
@@ -367,26 +370,28 @@ def _fix_inputs(graph: GraphProto, wanted: InputSpecs, source: str) -> bool:
         dims = [_dim(d) for d in tensor.shape.dim] if tensor.HasField("shape") else None
         own = DTYPES.get(tensor.elem_type)
         if value.name in specs:
-            shape, dtype = tuple(specs[value.name][0]), specs[value.name][1]
-            shown = f"--input {value.name}:{'x'.join(map(str, shape)) or 'scalar'}"
+            wished, dtype = tuple(specs[value.name][0]), specs[value.name][1]
+            shown = f"--input {value.name}:{'x'.join(map(str, wished)) or 'scalar'}"
             if dtype is not None and dtype != own:
                 raise PorterError("PT506", f"input {value.name!r} is {own}, not {dtype}", have, f"Write {shown}.")
             fits = dims is None or (
-                len(dims) == len(shape)
-                and all(not d.isdigit() or int(d) == n for d, n in zip(dims, shape, strict=True))
+                len(dims) == len(wished)
+                and all(not d.isdigit() or int(d) == n for d, n in zip(dims, wished, strict=True))
             )
             if not fits:
                 assert dims is not None
-                what = "rank" if len(dims) != len(shape) else "fixed sizes"
+                what = "rank" if len(dims) != len(wished) else "fixed sizes"
                 raise PorterError(
-                    "PT506", f"input {value.name!r} has the shape [{', '.join(dims)}]; {list(shape)} does not fit its {what}",
-                    have, "Give sizes that fit, or export the model with these sizes or dynamic axes.",
+                    "PT506",
+                    f"input {value.name!r} has the shape [{', '.join(dims)}]; {list(wished)} does not fit its {what}",
+                    have,
+                    "Give sizes that fit, or export the model with these sizes or dynamic axes.",
                 )  # fmt: skip
-            if dims != [str(n) for n in shape]:
+            if dims != [str(n) for n in wished]:
                 changed = True
                 del tensor.shape.dim[:]
                 tensor.shape.SetInParent()
-                for n in shape:
+                for n in wished:
                     tensor.shape.dim.add(dim_value=n)
         elif dims is None or not all(d.isdigit() for d in dims):
             raise PorterError(
@@ -464,9 +469,7 @@ def _infer(model: Model, declared: Mapping[str, TypeProto]) -> None:
         if node.op == "Constant" and not node.domain:
             types[node.outs[0]] = constant_type(node)
     partial = _whole_graph(model)
-    open_nodes = [
-        node for node in model.nodes if any(out and types.get(out, (None,))[0] is None for out in node.outs)
-    ]
+    open_nodes = [node for node in model.nodes if any(out and types.get(out, (None,))[0] is None for out in node.outs)]
     if open_nodes:
         _one_by_one(model, open_nodes, partial, declared)
 

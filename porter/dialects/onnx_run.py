@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running ONNX graphs on the host, by onnxruntime's CPU kernels with every graph optimization off.
 
-Off, so that a tapped value is the one that the graph says, and so that two graphs differ only by what a rewrite changed.
+Off, so that a tapped value is the one that the graph says, and two graphs differ only by what a rewrite changed.
 """
 
 from __future__ import annotations

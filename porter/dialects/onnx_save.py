@@ -21,8 +21,8 @@ def externalize(model: Model, path: Path, inside: int) -> dict[str, TensorProto]
     """Put the data files of a model beside ``path``; the initializers that point to them.
 
     Files that the model already has are shared (a reflink or hard link where the file system can) or copied, and called
-    ``<path's name>.data``, ``.data1``, ... so that saving into the folder of the original never meets its files. When the
-    weights in memory exceed ``inside`` bytes, they are written to such a file too.
+    ``<path's name>.data``, ``.data1``, ... so that saving into the folder of the original never meets its files. When
+    the weights in memory exceed ``inside`` bytes, they are written to such a file too.
     """
     moved: dict[str, TensorProto] = {}
     files: dict[str, str] = {}
