@@ -22,7 +22,7 @@ import numpy as np
 
 from porter.data import Data, Preprocess, open_data
 from porter.errors import PorterError
-from porter.findings import Finding
+from porter.findings import Finding, Severity
 from porter.graph import Graph
 from porter.ops import Array, Op, Origin, Value
 from porter.paths import module_paths
@@ -48,6 +48,10 @@ _LEVELS = 8
 #: The activations of a first batch norm differ from its training statistics by more than this only on wrong
 #: inputs.
 _UNLIKE_TRAINING = 20.0
+#: One sample this many times larger than the typical one leaves the others a few of 127 steps.
+_OUTLIER = 10.0
+#: A layer with an SQNR under this has an error of more than 30 % of its output, all by itself.
+_WEAK_DB = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,6 @@ def quantize(
     data: Data | Iterable[Any] = (),
     *,
     observer: str = "min_max",
-    observer_settings: Mapping[str, Any] | None = None,
     scale_rule: ScaleRule = "absmax",
     per_channel: bool = False,
     first_conv: bool = False,
@@ -165,8 +168,8 @@ def quantize(
         target: its ``[quantization]`` says which ops are quantized, and how.
         dtype: ``"int16"`` or ``"int8"``, of inputs and weights alike.
         data: samples (:func:`porter.data.open_data`).
-        observer: ``min_max`` or ``percentile``; for activations. Weights take their extremes.
-        observer_settings: see :data:`porter.quantize.observers.OBSERVERS`.
+        observer: of activations, with its settings: ``min_max``, ``percentile(99.9)``; see
+            :func:`porter.quantize.observers.make_observer`. Weights take their extremes.
         scale_rule: ``absmax`` (step absmax / qmax), or ``power_of_two`` (step 2**position, Cambricon's
             position-only form).
         per_channel: one weight scale an output channel.
@@ -187,11 +190,11 @@ def quantize(
     chosen = cast(Dtype, dtype)
     findings: list[Finding] = []
     sites = _sites(graph, target, how, skip, findings)
-    make_observer(observer, **(observer_settings or {}))  # a wrong name is an error before the data are read
+    make_observer(observer)  # a wrong name is an error before the data are read
     opened = data if isinstance(data, Data) else open_data(data, graph.inputs)
     first = _first_conv(graph, sites, how, chosen, opened.preprocess) if first_conv else None
     steps = _Steps(progress)
-    calibration = _Calibration(graph, sites, observer, observer_settings or {})
+    calibration = _Calibration(graph, sites, observer)
     calibration.run(opened, steps, min(compare, len(opened)))
     findings += opened.findings
     encodings = Encodings(target.name, graph.source, chosen, how.rounding_of, len(opened))
@@ -202,6 +205,7 @@ def quantize(
     )
     report.findings = findings
     findings += _unlike_training(calibration)
+    findings += _outliers(calibration)
     findings += _conflicts(calibration, encodings, chosen, target)
     _compare(
         report, graph, simulated, sites, encodings, opened.take(compare) if compare else [], column_axes or {}, steps
@@ -374,16 +378,17 @@ class _Calibration:
     graph: Graph
     sites: list[_Site]
     observer: str
-    settings: Mapping[str, Any]
     observers: dict[str, Observer] = field(init=False)
     joins: list[_Join] = field(init=False)
     parts: dict[str, MinMax] = field(init=False)
+    sizes: dict[str, _Size] = field(init=False)
     norm: Op | None = field(init=False)
     norm_ratio: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         names = dict.fromkeys(site.input.name for site in self.sites)
-        self.observers = {name: make_observer(self.observer, **self.settings) for name in names}
+        self.observers = {name: make_observer(self.observer) for name in names}
+        self.sizes = {name: _Size() for name in names}
         self.joins = _joins(self.graph, self.sites)
         self.parts = {part.name: MinMax() for join in self.joins for part in join.parts}
         self.norm = next((op for op in self.graph.ops() if _trained_norm(op)), None)
@@ -411,9 +416,11 @@ class _Calibration:
         for name, array in values.items():
             if name in self.observers:
                 try:
-                    self.observers[name].observe(array)
+                    low, high = self.observers[name].observe(array)
                 except NotFiniteError as error:
                     raise self._blame(name, item, str(error)) from error
+                if spread is not None:
+                    self.sizes[name].add(max(high, -low))
             if name in self.parts and spread is not None and np.isfinite(array).all():
                 self.parts[name].observe(array)
             if self.norm is not None and spread is not None and name == cast(Value, self.norm.inputs[0]).name:
@@ -440,6 +447,49 @@ class _Calibration:
             where=str(origin),
             fix="Run the float model on this sample, and check its weights.",
         )
+
+
+@dataclass(slots=True)
+class _Size:
+    """How large one value is from sample to sample: the typical (geometric mean) and the largest absmax."""
+
+    count: int = 0
+    logs: float = 0.0
+    top: float = 0.0
+    top_at: int = 0
+
+    def add(self, absmax: float) -> None:
+        self.logs += math.log(max(absmax, 1e-30))
+        if absmax > self.top:
+            self.top, self.top_at = absmax, self.count
+        self.count += 1
+
+    @property
+    def ratio(self) -> float:
+        """The largest sample as a multiple of the typical one."""
+        return self.top / math.exp(self.logs / self.count) if self.count and self.top > 0 else 1.0
+
+
+def _outliers(calibration: _Calibration) -> list[Finding]:
+    """A finding where one sample decides the scale of layers in which all others are far smaller."""
+    found = []
+    for site in calibration.sites:
+        if site.quantized and calibration.sizes[site.input.name].ratio > _OUTLIER:
+            found.append(site)
+    if not found:
+        return []
+    worst = max(found, key=lambda site: calibration.sizes[site.input.name].ratio)
+    size = calibration.sizes[worst.input.name]
+    return [
+        Finding(
+            "PT406", "warning",
+            f"in {len(found)} layers a few samples are far larger than typical and decide the scale; the worst: "
+            f"sample {size.top_at} reaches {size.top:.4g} in the input of {worst.path}, {size.ratio:.3g} times typical",
+            worst.op.origin,
+            "Look at that sample. If it belongs, use an observer that outweighs it: min_max(use_avg), percentile(99.9).",
+            worst.op.name, worst.op.kind,
+        )
+    ]  # fmt: skip
 
 
 def _trained_norm(op: Op) -> bool:
@@ -516,35 +566,37 @@ def _joins(graph: Graph, sites: list[_Site]) -> list[_Join]:
     return found
 
 
+def _fate(steps: float) -> str:
+    return "rounds to zero" if steps < 0.5 else f"{steps:.2g} steps"
+
+
 def _conflicts(calibration: _Calibration, encodings: Encodings, dtype: Dtype, target: Target) -> list[Finding]:
-    """Findings where a joined tensor is left with a handful of steps under the common scale."""
+    """Findings where joined tensors are left with a handful of steps under the common scale; one for each join."""
     findings, told = [], set()
     for join in calibration.joins:
         extents = [calibration.parts[part.name].seen for part in join.parts]
         sizes = [0.0 if seen is None else max(seen[1], -seen[0]) for seen in extents]
-        widest = max(sizes, default=0.0)
-        step = encodings.input_of(join.site.path).scale[0] if join.site else widest / qrange(dtype)[1]
-        for part, size in zip(join.parts, sizes, strict=True):
-            if size == 0 or step == 0 or size / step >= _LEVELS:
-                continue
-            key = (join.cat.name, part.name, join.site is None)
-            if key in told:
-                continue
-            told.add(key)
-            fate = "rounds to zero" if size < step / 2 else f"has {size / step:.2g} steps"
-            ranges = f"{part.name} (up to {size:.4g}) is joined with tensors up to {widest:.4g}"
-            if join.site is not None:
-                message = f"{ranges} and enters {join.site.path} under one {dtype} scale of {step:.3g}: it {fate}"
-                fix = "Use int16, or quantize before the two are joined."
-                severity: Any = "warning"
-            else:
-                message = (
-                    f"{ranges} in output {join.value.name}; it stays in float on {target.name}, so nothing is lost. "
-                    f"Under one {dtype} scale it {fate}"
-                )
-                fix = ""
-                severity = "note"
-            findings.append(Finding("PT409", severity, message, join.cat.origin, fix, part.name, join.cat.kind))
+        step = encodings.input_of(join.site.path).scale[0] if join.site else max(sizes, default=0.0) / qrange(dtype)[1]
+        small = {
+            part.name: f"{part.name} (up to {size:.4g}: {_fate(size / step)})"
+            for part, size in zip(join.parts, sizes, strict=True)
+            if 0 < size < _LEVELS * step
+        }
+        key = join.cat.name, join.site is None
+        if not small or key in told:
+            continue
+        told.add(key)
+        who = (
+            f"one {dtype} scale of {step:.3g}, for tensors up to {max(sizes):.4g}, is too coarse for "
+            f"{', '.join(small.values())}"
+        )
+        if join.site is not None:
+            message, fix = f"{join.site.path}: {who}", "Use int16, or quantize before they are joined."
+        else:
+            message = f"output {join.value.name} stays in float on {target.name}, so nothing is lost there; {who}"
+            fix = ""
+        severity: Severity = "note" if join.site is None else "warning"
+        findings.append(Finding("PT409", severity, message, join.cat.origin, fix, next(iter(small)), join.cat.kind))
     return findings
 
 
@@ -759,14 +811,22 @@ def _judge_outputs(report: QuantizationReport) -> list[Finding]:
                     Origin(), "Use int16, or another observer.", output.name,
                 )
             )  # fmt: skip
-    for layer in report.layers:
-        if layer.single is not None and layer.single.count and layer.single.sqnr < 10 and layer.single.signal > 0:
-            findings.append(
-                Finding(
-                    "PT417", "warning", f"{layer.path} alone has an SQNR of {layer.single.sqnr:.1f} dB", layer.origin,
-                    "Use int16, per-channel weights, or another observer.", layer.path, layer.kind,
-                )
-            )  # fmt: skip
+    weak = sorted(
+        (layer.single.sqnr, index)
+        for index, layer in enumerate(report.layers)
+        if layer.single is not None and layer.single.signal > 0 and layer.single.sqnr < _WEAK_DB
+    )
+    if weak:
+        weakest = report.layers[weak[0][1]]
+        names = ", ".join(f"{report.layers[index].path} {sqnr:.1f} dB" for sqnr, index in weak[:4])
+        findings.append(
+            Finding(
+                "PT417", "warning", f"{len(weak)} of {len(report.layers)} layers have an SQNR under {_WEAK_DB:g} dB on "
+                f"their own; the worst: {names}", weakest.origin,
+                "Use int16, per-channel weights, or an observer that leaves out outliers (percentile).",
+                weakest.path, weakest.kind,
+            )
+        )  # fmt: skip
     return findings
 
 

@@ -9,6 +9,7 @@ ones are added to :data:`OBSERVERS`.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
@@ -31,8 +32,8 @@ class Observer(Protocol):
     #: How often the whole stream must be shown.
     passes: ClassVar[int]
 
-    def observe(self, x: Array) -> None:
-        """See one sample. Raises :class:`NotFiniteError`."""
+    def observe(self, x: Array) -> tuple[float, float]:
+        """See one sample, and return its own (minimum, maximum). Raises :class:`NotFiniteError`."""
 
     def next_pass(self) -> None:
         """The stream starts again (never called when ``passes`` is 1)."""
@@ -68,8 +69,8 @@ class MinMax:
 
     passes: ClassVar[int] = 1
 
-    def __init__(self, iteration: int | None = None, use_avg: bool = False) -> None:
-        if iteration is not None and iteration < 1:
+    def __init__(self, *, iteration: int | None = None, use_avg: bool = False) -> None:
+        if iteration is not None and (iteration < 1 or iteration != int(iteration)):
             raise PorterError("PT408", f"iteration is {iteration}; it counts samples, from 1 up")
         self._iteration = iteration
         self._use_avg = use_avg
@@ -77,11 +78,11 @@ class MinMax:
         self._range: tuple[float, float] | None = None
         self._seen: tuple[float, float] | None = None
 
-    def observe(self, x: Array) -> None:
+    def observe(self, x: Array) -> tuple[float, float]:
         low, high = _extent(x)
         self._seen = (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
         if self._iteration is not None and self._count >= self._iteration:
-            return
+            return low, high
         self._count += 1
         if self._range is None:
             self._range = (low, high)
@@ -90,6 +91,7 @@ class MinMax:
             self._range = ((old_low * n + low) / (n + 1), (old_high * n + high) / (n + 1))
         else:
             self._range = (min(low, self._range[0]), max(high, self._range[1]))
+        return low, high
 
     def next_pass(self) -> None:
         raise AssertionError("min_max needs one pass")
@@ -159,10 +161,11 @@ class Percentile:
         self._histogram = Histogram()
         self._seen: tuple[float, float] | None = None
 
-    def observe(self, x: Array) -> None:
+    def observe(self, x: Array) -> tuple[float, float]:
         low, high = _extent(x)
         self._seen = (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
         self._histogram.add(x)
+        return low, high
 
     def next_pass(self) -> None:
         raise AssertionError("percentile needs one pass")
@@ -186,12 +189,19 @@ class Percentile:
 OBSERVERS: dict[str, Callable[..., Observer]] = {"min_max": MinMax, "percentile": Percentile}
 
 
-def make_observer(name: str, **settings: float | bool | None) -> Observer:
-    """A new observer.
+_SPEC = re.compile(r"(\w+)(?:\((.*)\))?")
+
+
+def make_observer(spec: str) -> Observer:
+    """A new observer from its name and settings, as ``str(observer)`` writes them.
+
+    ``min_max``, ``min_max(iteration=8)``, ``min_max(use_avg)``, ``percentile``, ``percentile(99.9)``.
 
     Raises:
         PorterError: PT408 for an unknown name (the nearest is named) or a setting that it does not have.
     """
+    match = _SPEC.fullmatch(spec.strip())
+    name, settings = (match[1], match[2]) if match else (spec, None)
     if name not in OBSERVERS:
         near = difflib.get_close_matches(name, OBSERVERS, n=1, cutoff=0.0)[0]
         raise PorterError(
@@ -199,7 +209,22 @@ def make_observer(name: str, **settings: float | bool | None) -> Observer:
             f"there is no observer {name!r}",
             fix=f"Did you mean {near}? There are {', '.join(sorted(OBSERVERS))}.",
         )
+    plain: list[float] = []
+    named: dict[str, float | bool] = {}
+    for part in filter(None, (item.strip() for item in (settings or "").split(","))):
+        key, equals, text = part.partition("=")
+        try:
+            value = float(text if equals else key)
+        except ValueError:
+            if equals:
+                raise PorterError("PT408", f"observer {spec}: {text.strip()!r} is no number") from None
+            named[key] = True
+            continue
+        if equals:
+            named[key.strip()] = int(value) if value.is_integer() else value
+        else:
+            plain.append(value)
     try:
-        return OBSERVERS[name](**settings)
+        return OBSERVERS[name](*plain, **named)
     except TypeError as error:
-        raise PorterError("PT408", f"{name} does not take these settings: {', '.join(settings)}") from error
+        raise PorterError("PT408", f"{name} does not take the settings ({settings})") from error

@@ -189,6 +189,7 @@ def test_boxes_and_scores_under_one_scale_are_seen_before_and_after(target):
     assert conflict.severity == "warning"
     assert "scores" in conflict.message
     assert "rounds to zero" in conflict.message
+    assert conflict.message.startswith("mix: ")
     assert "DEAD" in made.report.text()
     fine = run(target, models.head(), "int16", data)
     assert fine.ok
@@ -239,7 +240,7 @@ def test_zero_tensors_have_scale_one(target):
     [
         ({"dtype": "int4"}, "PT416", "int8, int16"),
         ({"observer": "kl"}, "PT408", "percentile"),
-        ({"observer_settings": {"percentile": 3}}, "PT408", "does not take"),
+        ({"observer": "min_max(percentile=3)"}, "PT408", "does not take"),
         ({"skip": ["rigt"]}, "PT414", "Did you mean right"),
         ({"data": []}, "PT401", "no sample"),
         ({"data": [[np.zeros((1, 3, 5, 5), np.float32)]]}, "PT402", "1x3x12x12"),
@@ -279,6 +280,15 @@ def test_wrong_pixel_range_is_noticed_by_the_batch_norm(target):
     assert "PT406" not in {finding.code for finding in run(target, models.small()).findings}
     found = run(target, models.small(), data=images(scale=255.0)).findings
     assert any(f.code == "PT406" and "batch norm" in f.message for f in found)
+
+
+def test_an_outlier_among_the_samples_is_named(target):
+    data = images(9)
+    assert "PT406" not in {finding.code for finding in run(target, models.small(), data=data).findings}
+    data[5] = [data[5][0] * 60]
+    finding = next(f for f in run(target, models.small(), data=data).findings if "typical" in f.message)
+    assert finding.code == "PT406"
+    assert "sample 5" in finding.message
 
 
 def test_memory_does_not_grow_with_the_samples(target):

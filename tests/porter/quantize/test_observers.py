@@ -80,9 +80,24 @@ def test_unknown_observers_and_settings_are_named():
     with pytest.raises(PorterError, match="min_max") as error:
         make_observer("minmax")
     assert error.value.code == "PT408"
-    with pytest.raises(PorterError, match="iteration"):
-        make_observer("percentile", iteration=3)
-    with pytest.raises(PorterError, match="percentile is 3"):
-        make_observer("percentile", percentile=3)
-    with pytest.raises(PorterError, match="iteration is 0"):
-        make_observer("min_max", iteration=0)
+    for spec, message in [
+        ("percentile(iteration=3)", "does not take"),
+        ("percentile(1, 2)", "does not take"),
+        ("percentile(percentile=3)", "percentile is 3"),
+        ("percentile(high)", "does not take"),
+        ("percentile(percentile=high)", "'high' is no number"),
+        ("min_max(iteration=0)", "iteration is 0"),
+        ("min_max(iteration=1.5)", "iteration is 1.5"),
+        ("min_max(", "no observer 'min_max\\('"),
+    ]:
+        with pytest.raises(PorterError, match=message) as error:
+            make_observer(spec)
+        assert error.value.code == "PT408"
+
+
+@pytest.mark.parametrize(
+    "spec", ["min_max", "min_max(iteration=2)", "min_max(iteration=2, use_avg)", "min_max(use_avg)", "percentile(99.9)"]
+)
+def test_an_observer_is_made_from_what_it_calls_itself(spec):
+    assert str(make_observer(spec)) == spec
+    assert str(make_observer("percentile")) == "percentile(99.99)"
