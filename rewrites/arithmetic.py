@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from porter.ops import Op
+from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
 from ._tools import need, need_float, scalar
@@ -81,41 +81,57 @@ def div_to_reciprocal(b: Builder, op: Op) -> Any:
     return b.mul(x, b.reciprocal(y))
 
 
-@rewrite(removes="pow", yields=("mul", "sqrt", "rsqrt", "reciprocal"), claim="exact", error="4 ulp")
+@rewrite(removes="pow", yields="mul", claim="exact", error="4 ulp")
 def pow_to_mul(b: Builder, op: Op) -> Any:
-    """x ** c with a constant c of 1 to 8, -1 to -8, 0.5 or -0.5 becomes products, sqrt, rsqrt or reciprocal.
+    """x ** n with a constant whole n of 1 to 8 becomes products.
 
-    Formula: x^2 = x * x, x^3 = x * x * x, ... by repeated squaring; x^-n = 1 / x^n; x^0.5 = sqrt(x); x^-0.5 =
-    rsqrt(x).
-    Example: ``y = pow(x, 2)`` -> ``y = mul(x, x)``; ``y = pow(x, -0.5)`` -> ``y = rsqrt(x)``.
-    Bound: bit-equal for 1 and 2, else 4 ulp (a rounding for each product); sqrt and rsqrt of -inf are NaN
-    where pow gives inf and 0, and a power below 1e-38 that is inverted is inf.
-    Does not apply: to other exponents, an exponent computed at run time, or a negative or fractional power of
-    integers.
+    Formula: x^2 = x * x, x^3 = x * x * x, x^5 = x * (x^2)^2, ... by repeated squaring.
+    Example: ``y = pow(x, 2)`` -> ``y = mul(x, x)``.
+    Bound: bit-equal for 1 and 2, else 4 ulp (a rounding for each product).
+    Does not apply: to other exponents, or an exponent computed at run time.
     """
+    x, exponent = _power(op)
+    need(exponent.is_integer() and 1 <= exponent <= 8, f"the exponent {exponent} is not a whole number of 1 to 8")
+    return _product(b, x, int(exponent))
+
+
+@rewrite(removes="pow", yields=("mul", "sqrt", "rsqrt", "reciprocal"), claim="bounded", error="5 ulp")
+def pow_to_sqrt_or_reciprocal(b: Builder, op: Op) -> Any:
+    """x ** c with a constant c of 0.5, -0.5 or a whole -1 to -8 becomes sqrt, rsqrt or the reciprocal of products.
+
+    Formula: x^0.5 = sqrt(x); x^-0.5 = rsqrt(x) = 1 / sqrt(x); x^-n = 1 / x^n.
+    Example: ``y = pow(x, -0.5)`` -> ``y = rsqrt(x)``.
+    Bound: 5 ulp for finite x where x^n is a normal number. sqrt and rsqrt of -inf are NaN where pow gives inf and 0, and
+    rsqrt(-0.0) is -inf where pow gives inf.
+    Does not apply: to other exponents, an exponent computed at run time, or integers.
+    """
+    x, exponent = _power(op)
+    need_float(x)
+    if abs(exponent) == 0.5:
+        return b.sqrt(x) if exponent > 0 else b.rsqrt(x)
+    need(exponent.is_integer() and -8 <= exponent <= -1, f"the exponent {exponent} is not 0.5, -0.5 or -1 to -8")
+    return b.reciprocal(_product(b, x, int(-exponent)))
+
+
+def _power(op: Op) -> tuple[Value, float]:
     x, y = op.operands
     exponent = scalar(y, "exponent")
     need(
-        x.dtype == op.outputs[0].dtype and len(y.shape or ()) <= len(x.shape or ()),
-        "the exponent changes dtype or rank",
+        (x.shape, x.dtype) == (op.outputs[0].shape, op.outputs[0].dtype), "the exponent has more axes or another dtype"
     )
-    if abs(exponent) == 0.5:
-        need_float(x)
-        return b.sqrt(x) if exponent > 0 else b.rsqrt(x)
-    need(
-        exponent.is_integer() and 1 <= abs(exponent) <= 8,
-        f"the exponent {exponent} is not 0.5 or an integer up to 8",
-    )
-    if exponent < 0:
-        need_float(x)
-    out, square, n = None, x, int(abs(exponent))
+    return x, exponent
+
+
+def _product(b: Builder, x: Value, n: int) -> Value:
+    out, square = None, x
     while n:
         if n & 1:
             out = square if out is None else b.mul(out, square)
         n >>= 1
         if n:
             square = b.mul(square, square)
-    return out if exponent > 0 else b.reciprocal(out)
+    assert out is not None
+    return out
 
 
 @rewrite(removes="pow", yields=("exp", "mul"), claim="bounded", error="1e-06 relative times |y log(base)| + 1")
@@ -240,7 +256,12 @@ def extreme_to_relu(b: Builder, op: Op) -> Any:
     return b.sub(x, b.relu(b.sub(x, y)))
 
 
-@rewrite(removes=("maximum", "minimum"), yields=("ge", "le", "where"), claim="exact")
+@rewrite(
+    removes=("maximum", "minimum"),
+    yields=("ge", "le", "where"),
+    claim="bounded",
+    error="bit-equal for operands that are not NaN",
+)
 def extreme_to_where(b: Builder, op: Op) -> Any:
     """maximum(x, y) becomes where(x >= y, x, y), and minimum where(x <= y, x, y).
 

@@ -52,7 +52,12 @@ def compare_to_or(b: Builder, op: Op) -> Any:
     return b.logical_or(strict, b.eq(*op.operands))
 
 
-@rewrite(removes=("ge", "le", "gt", "lt"), yields=("ge", "le", "gt", "lt", "logical_not"), claim="exact")
+@rewrite(
+    removes=("ge", "le", "gt", "lt"),
+    yields=("ge", "le", "gt", "lt", "logical_not"),
+    claim="bounded",
+    error="bit-equal for operands that are not NaN",
+)
 def compare_to_not(b: Builder, op: Op) -> Any:
     """x >= y becomes not (x < y), and alike for the others.
 

@@ -24,7 +24,7 @@ def _pad(b: Builder, x: Value, padding: list[tuple[int, int]]) -> Value:
     return out
 
 
-@rewrite(removes=_CONVS, yields=("pad", *_CONVS), claim="exact", error="4 ulp")
+@rewrite(removes=_CONVS, yields=("pad", *_CONVS), claim="exact", error="4 ulp of the sum of magnitudes")
 def conv_padding_to_pad(b: Builder, op: Op) -> Any:
     """The padding of a convolution becomes a pad of zeros before it.
 
@@ -42,7 +42,7 @@ def conv_padding_to_pad(b: Builder, op: Op) -> Any:
     return b.op(op.kind, (_pad(b, op.operands[0], padding), weight, bias), **attrs)
 
 
-@rewrite(removes=_CONVS, yields=("pad", *_CONVS), claim="exact", error="4 ulp")
+@rewrite(removes=_CONVS, yields=("pad", *_CONVS), claim="exact", error="4 ulp of the sum of magnitudes")
 def conv_asymmetric_padding_to_pad(b: Builder, op: Op) -> Any:
     """Padding that differs at the two ends becomes symmetric padding and a pad of the difference.
 
@@ -61,7 +61,7 @@ def conv_asymmetric_padding_to_pad(b: Builder, op: Op) -> Any:
     return b.op(op.kind, (_pad(b, op.operands[0], more), weight, bias), **attrs)
 
 
-@rewrite(removes=_CONVS, yields=_CONVS, claim="exact", error="4 ulp")
+@rewrite(removes=_CONVS, yields=_CONVS, claim="bounded", error="4 ulp of the sum of magnitudes")
 def conv_dilation_to_dense(b: Builder, op: Op) -> Any:
     """A dilated convolution becomes one with a larger kernel that has zeros between the taps.
 
@@ -93,7 +93,7 @@ def _group_parts(b: Builder, value: Value | None, groups: int) -> list[Value | N
     removes=(*_CONVS, "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     yields=("slice", "cat", *_CONVS, "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     claim="exact",
-    error="4 ulp",
+    error="4 ulp of the sum of magnitudes",
 )
 def conv_groups_to_convs(b: Builder, op: Op) -> Any:
     """A grouped convolution becomes one convolution for each group, joined.
@@ -124,7 +124,7 @@ def _block_diagonal(old: Array, groups: int) -> Array:
     return dense
 
 
-@rewrite(removes=_CONVS, yields=_CONVS, claim="exact", error="4 ulp")
+@rewrite(removes=_CONVS, yields=_CONVS, claim="bounded", error="4 ulp of the sum of magnitudes")
 def conv_groups_to_dense(b: Builder, op: Op) -> Any:
     """A grouped (or depthwise) convolution becomes one with all channels and zeros between the groups.
 
@@ -145,7 +145,7 @@ def conv_groups_to_dense(b: Builder, op: Op) -> Any:
     removes=("conv1d", "conv_transpose1d"),
     yields=("reshape", "conv2d", "conv_transpose2d"),
     claim="exact",
-    error="4 ulp",
+    error="4 ulp of the sum of magnitudes",
 )
 def conv1d_to_conv2d(b: Builder, op: Op) -> Any:
     """conv1d becomes conv2d of height 1.
@@ -166,7 +166,12 @@ def conv1d_to_conv2d(b: Builder, op: Op) -> Any:
     return view(b, out, shape_of(op.outputs[0]))
 
 
-@rewrite(removes=_CONVS, yields=("reshape", "permute", "matmul", "add"), claim="exact", error="4 ulp")
+@rewrite(
+    removes=_CONVS,
+    yields=("reshape", "permute", "matmul", "add"),
+    claim="exact",
+    error="4 ulp of the sum of magnitudes",
+)
 def conv_1x1_to_matmul(b: Builder, op: Op) -> Any:
     """A convolution of kernel 1, stride 1 and no padding becomes a matrix product over the channels.
 
@@ -191,7 +196,12 @@ def conv_1x1_to_matmul(b: Builder, op: Op) -> Any:
     return view(b, out, shape_of(op.outputs[0]))
 
 
-@rewrite(removes="conv_transpose2d", yields=("conv2d", "pixel_shuffle"), claim="exact", error="4 ulp")
+@rewrite(
+    removes="conv_transpose2d",
+    yields=("conv2d", "pixel_shuffle"),
+    claim="exact",
+    error="4 ulp of the sum of magnitudes",
+)
 def conv_transpose_to_pixel_shuffle(b: Builder, op: Op) -> Any:
     """A transposed convolution whose kernel is its stride becomes a 1x1 convolution and a pixel shuffle.
 
@@ -242,7 +252,7 @@ def unfold_to_conv(b: Builder, op: Op) -> Any:
     return view(b, out, shape_of(op.outputs[0]))
 
 
-@rewrite(removes="conv3d", yields=("reshape", "conv2d"), claim="exact", error="4 ulp")
+@rewrite(removes="conv3d", yields=("reshape", "conv2d"), claim="exact", error="4 ulp of the sum of magnitudes")
 def conv3d_flat_to_conv2d(b: Builder, op: Op) -> Any:
     """conv3d of kernel 1 along height and width, or of an input of depth 1, becomes conv2d.
 

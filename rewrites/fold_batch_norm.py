@@ -47,4 +47,4 @@ def fold_batch_norm(b: Builder, op: Op) -> Any:
         scaled = old * factor.reshape(-1, *(1,) * (old.ndim - 1))
     shift = offset + (0.0 if bias is None else data(bias, "bias") * factor)
     b.merge_origin(layer)
-    return b.op(layer.kind, (x, b.const(scaled, old.dtype), b.const(shift, old.dtype)), **layer.attrs)
+    return b.op(layer.kind, (x, b.const(scaled, str(old.dtype)), b.const(shift, str(old.dtype))), **layer.attrs)

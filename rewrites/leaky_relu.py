@@ -64,19 +64,18 @@ def prelu_to_relu(b: Builder, op: Op) -> Any:
 
 @rewrite(removes="prelu", yields=("mul", "maximum", "reshape"), claim="exact")
 def prelu_to_maximum(b: Builder, op: Op) -> Any:
-    """prelu(x, w) with every slope between 0 and 1 becomes maximum(x, w * x).
+    """prelu(x, w) with every slope above 0 and at most 1 becomes maximum(x, w * x).
 
-    Formula: for 0 <= w <= 1, w * x >= x exactly where x <= 0.
+    Formula: for 0 < w < 1, w * x > x exactly where x < 0; for w = 1 both are x.
     Example: ``y = prelu(x, w)`` -> ``y = maximum(x, mul(x, reshape(w, (1, C, 1, 1))))``.
-    Bound: the same values for finite x; the sign of a zero may differ, and where w is 0 an infinite x gives
-    NaN.
-    Does not apply: when a slope is outside [0, 1], or the slopes are computed when the model runs.
+    Bound: the same values, infinities and NaN included; the sign of a zero may differ.
+    Does not apply: when a slope is outside (0, 1], or the slopes are computed when the model runs.
     """
     x, weight = op.operands
     need_float(x)
     need(weight.is_const, "the slopes are computed when the model runs")
     slopes = weight.numpy()
-    need(((slopes >= 0) & (slopes <= 1)).all(), "a slope is outside 0 to 1")
+    need(((slopes > 0) & (slopes <= 1)).all(), "a slope is not above 0 and at most 1")
     return b.maximum(x, b.mul(x, _slopes(b, x, weight)))
 
 
