@@ -217,10 +217,9 @@ class FxGraph(Graph):
         wanted = [n for n in self._results() if isinstance(n, fx.Node)] + [by_name[t] for t in taps]
         if self._last is None:
             self._last = _last_uses(self.graph)
+        held = {t.untyped_storage().data_ptr() for t in (*self.attributes.values(), *env.values()) if isinstance(t, torch.Tensor)}
         with torch.no_grad():
             self._execute(self.graph.nodes, env, set(wanted), self._last)
-            held = {t.untyped_storage().data_ptr() for t in self.attributes.values() if isinstance(t, torch.Tensor)}
-            held |= {env[p].untyped_storage().data_ptr() for p in placeholders if p in env}
             return [to_numpy(_own(env[node], held)) for node in wanted]
 
     def _feeds(self, inputs: Sequence[Array] | Mapping[str, Array]) -> list[torch.Tensor]:
@@ -358,11 +357,19 @@ class _Replace:
 
     def _node(self, value: Value, made: Mapping[str, fx.Node], origin: Origin) -> fx.Node:
         node = made.get(value.name) or self.nodes.get(value.name)
-        if node is not None:
-            return node
         if not value.is_const:
-            raise KeyError(f"{value.name} is neither in the graph nor built by the fragment")
-        return self._constant(value, value.name, origin)
+            if node is None:
+                raise KeyError(f"{value.name} is neither in the graph nor built by the fragment")
+            return node
+        return node if self._holds(node, value) else self._constant(value, value.name, origin)
+
+    @staticmethod
+    def _holds(node: fx.Node | None, value: Value) -> bool:
+        """Whether a node is the constant ``value`` (a folded op's constant has the name of the op's output)."""
+        if node is None or node.op != "get_attr":
+            return False
+        val = node.meta["val"]
+        return (tuple(val.shape), dtype_name(val.dtype)) == (value.shape, value.dtype)
 
     def _constant(self, value: Value, name: str, origin: Origin) -> fx.Node:
         """A buffer for new data; one buffer for one Value, however often it is read."""
@@ -396,7 +403,7 @@ class _Replace:
             if old is None:
                 continue
             built = result.name in made
-            if built or not result.is_const or result.name in self.nodes:
+            if built or not result.is_const or self._holds(self.nodes.get(result.name), result):
                 new = self._node(result, made, op.origin)
             else:
                 new = self._constant(result, old_value.name, _folded(op.origin, fragment))

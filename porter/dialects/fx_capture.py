@@ -452,7 +452,8 @@ class _Flatten:
                 raise PorterError("PT506", f"the input {node.name} has the shape {tuple(map(str, val.shape))}, not "
                                   f"{tuple(given[1].shape)}", node.name, "Give the shape that the file was exported with.")
             if not self.static:
-                val = self.mode.from_tensor(torch.empty(tuple(given[1].shape), dtype=val.dtype, device="meta").to("cpu"))
+                with self.mode:
+                    val = torch.empty(tuple(given[1].shape), dtype=val.dtype)
         new = self.graph.placeholder(node.name)
         new._rename(node.name)
         new.meta.update(val=val, porter_origin=self.origins.get(node.name, Origin(source=(node.name,))))
@@ -845,6 +846,8 @@ def _held(self: _Flatten, node: Any) -> torch.Tensor | None:
 def _alias(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
     """Nothing is written in place, so a copy is the value itself, unless it changes how it lies in memory."""
     x = a["self"]
+    if node.name in self.origins:  # porter wrote the file: what is left has a reason
+        return None
     if node.target not in (operator("clone"), operator("contiguous")):
         return x
     made = self.again(node, a)
@@ -1081,13 +1084,14 @@ def _argsort(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
     return self.emit.item(order, 1)
 
 
-@_normalizes("var_mean.correction", "std_mean.correction")
+@_normalizes(*(f"{n}_mean.{o}" for n in ("var", "std") for o in ("correction", "dim", "default")))
 def _var_mean(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
     name = str(node.target).split(".")[1].removesuffix("_mean")
-    every = list(range(a["self"].meta["val"].dim()))
-    dims = a["dim"] or every
-    spread = self.emit.call(f"{name}.correction", a["self"], dims, correction=a["correction"], keepdim=a["keepdim"])
-    return spread, self.emit.call("mean.dim", a["self"], dims, a["keepdim"])
+    dims = a.get("dim") or list(range(a["self"].meta["val"].dim()))
+    keepdim = a.get("keepdim", False)
+    correction = a["correction"] if "correction" in a else int(a["unbiased"])
+    spread = self.emit.call(f"{name}.correction", a["self"], dims, correction=correction, keepdim=keepdim)
+    return spread, self.emit.call("mean.dim", a["self"], dims, keepdim)
 
 
 @_normalizes("glu.default")

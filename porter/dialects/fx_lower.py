@@ -105,7 +105,7 @@ def _plain(target: str) -> Lowering:
 for _target, _kind in UNARY.items():
     if not _target.startswith("aten.special_") and _kind != "identity":
         LOWERINGS.setdefault(_kind, _plain(_target.removeprefix("aten.")))
-LOWERINGS["identity"] = _plain("clone")
+LOWERINGS["identity"] = lambda e, op, x: e.call("clone", x[0], memory_format=torch.contiguous_format)
 
 
 def number(value: Value | None, other: Value | None) -> float | None:
@@ -266,6 +266,9 @@ def _conv(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
     data, weight, bias = x
     a = op.attrs
     padding = _symmetric(a["padding"])
+    totals = [d * (k - 1) for d, k in zip(a["dilation"], weight.meta["val"].shape[2:], strict=True)]
+    if padding is None and set(a["stride"]) == {1} and a["padding"] == tuple((t // 2, t - t // 2) for t in totals):
+        return e.call(f"{op.kind}.padding", data, weight, bias, list(a["stride"]), "same", list(a["dilation"]), a["groups"])
     if padding is None:
         data = _constant_pad(e, data, a["padding"], 0.0)
         padding = [0] * len(a["padding"])
@@ -636,9 +639,7 @@ def _masked_select(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
 
 @lowering("one_hot")
 def _one_hot(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
-    """torch.one_hot reads data to check it, which a fake tensor has not: compare with the positions instead."""
-    places = e.call("arange", op.attrs["depth"], dtype=x[0].meta["val"].dtype)
-    return e.call("_to_copy", e.call("eq.Tensor", e.call("unsqueeze", x[0], -1), places), dtype=torch.int64)
+    return e.call("one_hot", x[0], op.attrs["depth"])
 
 
 # ------------------------------------------------------------------------------------------- images

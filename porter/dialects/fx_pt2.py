@@ -43,9 +43,13 @@ _TARGET = re.compile(
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|torch\.sym_\w+|math\.(ceil|floor|trunc|sqrt)"
 )
-_EXPRESSION = re.compile(r"[\w\s+\-*/%(),.<>=]*")
-_SYMBOL = re.compile(r"[suz]+f?\d+|Max|Min|FloorDiv|CeilDiv|CleanDiv|Mod|PythonMod|ModularIndexing|Where|IntTrueDiv|FloatTrueDiv"
-                     r"|PowByNatural|ToFloat|TruncToInt|CeilToInt|FloorToInt|Eq|Ne|True|False|oo|int_oo")
+_EXPRESSION = re.compile(r"[\w\s+\-*/%(),.<>=']*")
+#: The words of sympy's srepr of a size: symbols, numbers, and torch/utils/_sympy/functions.py.
+_WORD = re.compile(
+    r"[suz]+f?\d+|Symbol|Integer|Float|Rational|Add|Mul|Pow|Max|Min|Mod|positive|negative|nonnegative|nonzero|integer|real"
+    r"|precision|evaluate|FloorDiv|CeilDiv|CleanDiv|PythonMod|ModularIndexing|Where|IntTrueDiv|FloatTrueDiv|PowByNatural"
+    r"|ToFloat|TruncToInt|CeilToInt|FloorToInt|Eq|Ne|True|False|oo|int_oo"
+)
 
 
 def read_program(path: Path, run_pickled_code: bool) -> tuple[ExportedProgram, dict[str, str]]:
@@ -130,7 +134,7 @@ def _dangers(content: Any) -> Iterator[str]:
 
 def _arithmetic(expression: str) -> bool:
     words = re.findall(r"[A-Za-z_]\w*", expression)
-    return bool(_EXPRESSION.fullmatch(expression)) and all(_SYMBOL.fullmatch(w) for w in words)
+    return bool(_EXPRESSION.fullmatch(expression)) and all(_WORD.fullmatch(w) for w in words)
 
 
 class _quiet:  # noqa: N801
