@@ -8,6 +8,7 @@ modern TorchScript does not load in 1.3, the device's own trace is made by ``por
 
 from __future__ import annotations
 
+import warnings
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -90,7 +91,8 @@ def _write_trace(generated: Generated, job: Job, path: Path) -> None:
     net = load_generated(generated)
     example = tuple(torch.from_numpy(np.array(a)) for a in job.cases[0][0])
     trace: Any = torch.jit.trace  # has no annotations
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch would rather have torch.export
         torch.jit.save(trace(net, example, check_trace=False), path)
 
 
