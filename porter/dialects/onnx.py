@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,7 @@ from porter.dialects.onnx_proto import (
     external,
     make_tensor,
     nbytes,
+    no_collection,
     renamed,
     tensor_array,
 )
@@ -54,6 +56,8 @@ _INSIDE = 1_800_000_000
 _IR_VERSION = 10
 #: Intermediate results of evaluate() may be this many times larger than its results.
 _SLACK = 4
+#: Equal constants of up to this many elements are one initializer.
+_POOLED = 16
 #: Models up to this size go through onnx.checker when they are saved.
 _CHECKED = 64 << 20
 
@@ -98,7 +102,8 @@ class OnnxGraph(Graph):
         """
         if source is None:
             source = "ModelProto" if isinstance(model, ModelProto) else Path(model).name
-        return cls(read_model(model, inputs, source), source)
+        with no_collection():
+            return cls(read_model(model, inputs, source), source)
 
     @property
     def opset(self) -> int:
@@ -110,16 +115,20 @@ class OnnxGraph(Graph):
     def ops(self) -> list[Op]:
         """Every op in topological order; Constant nodes are values, not ops."""
         if self._ops is None:
-            lifted, found = self._lifted, []
-            for node in self._model.nodes:
-                if node.op == "Constant" and not node.domain:
-                    continue
-                op = lifted.get(id(node))
-                if op is None or op.node is not node:
-                    op = lifted[id(node)] = self._lift(node)
-                found.append(op)
-            self._ops = found
+            with no_collection():
+                self._ops = self._lift_all()
         return self._ops
+
+    def _lift_all(self) -> list[Op]:
+        lifted, found = self._lifted, []
+        for node in self._model.nodes:
+            if node.op == "Constant" and not node.domain:
+                continue
+            op = lifted.get(id(node))
+            if op is None or op.node is not node:
+                op = lifted[id(node)] = self._lift(node)
+            found.append(op)
+        return found
 
     def _lift(self, node: Node) -> Op:
         value = self._value
@@ -186,7 +195,6 @@ class OnnxGraph(Graph):
                 graph is then as it was.
             ValueError: when an op is not of this graph, or a fragment reads a value that nothing gives.
         """
-        model = self._model
         todo: dict[int, tuple[Op, Fragment]] = {}
         for op, fragment in replacements:
             node = self._producer.get(op.outputs[0].name)
@@ -195,6 +203,11 @@ class OnnxGraph(Graph):
             todo[id(node)] = (op, fragment)
         if not todo:
             return
+        with no_collection():
+            self._replace(todo)
+
+    def _replace(self, todo: Mapping[int, tuple[Op, Fragment]]) -> None:
+        model = self._model
         splice = _Splice(self)
         nodes: list[Node] = []
         for node in model.nodes:
@@ -523,6 +536,10 @@ class _Splice:
         found = self._by_value.get(id(value))
         if found is not None:
             return found[1]
+        if name is None and self._graph._model.nodes and value.shape is not None and prod(value.shape) <= _POOLED:
+            name = self.lowering.const(value.numpy())
+            self._by_value[id(value)] = (value, name)
+            return name
         if name is None:
             bridging = not self._graph._model.nodes and value.name not in self.tensors and value.name != avoid
             name = value.name if bridging else self.fresh(value.name)

@@ -294,7 +294,7 @@ def _nonzero(at: At) -> Lifted:
 def _nms(at: At) -> Lifted | None:
     boxes, threshold = at.number(2) if at.has(2) else 0, at.number(3) if at.has(3) else 0.0
     if boxes is None or threshold is None or (at.has(4) and at.number(4) is None):
-        return None
+        return "dynamic_nms", at.ins, {"layout": "onnx", "center_point_box": at.attr("center_point_box", 0)}
     attrs: dict[str, Any] = {"iou_threshold": threshold, "layout": "onnx", "max_boxes": int(boxes)}
     attrs.update(score_threshold=at.number(4), center_point_box=at.attr("center_point_box", 0))
     return "nms", at.ins[:2], attrs

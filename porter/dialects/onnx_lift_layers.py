@@ -328,9 +328,8 @@ def _recurrent(at: At) -> Lifted | None:
 
 @lifts("Attention")
 def _attention(at: At) -> Lifted | None:
-    odd = ("q_num_heads", "kv_num_heads", "softcap", "qk_matmul_output_mode", "softmax_precision")
-    plain = at.only_first_output() and not any(name in at.attrs for name in odd)
-    if not plain or any(at.has(i) for i in range(4, 7)) or at.x.rank != 4:
+    plain = at.only_first_output() and at.attrs.keys() <= {"scale", "is_causal"}
+    if not plain or any(at.has(i) for i in range(4, len(at.node.ins))) or at.x.rank != 4:
         return None
     key = at.ins[1]
     if key is None or key.shape is None or at.shape is None or key.shape[1] != at.shape[1]:

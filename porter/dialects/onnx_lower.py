@@ -130,7 +130,7 @@ class Lowering:
         for key, value in attrs.items():
             if value is not None:
                 proto.attribute.append(_attribute(key, value))
-        self.nodes.append(Node(proto, self._origin))
+        self.nodes.append(Node.made(proto, names, outs, self._origin))
 
     def temp(self, shape: tuple[int, ...] | None, dtype: str | None, what: str = "t") -> str:
         """A name for a new value."""

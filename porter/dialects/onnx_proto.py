@@ -7,7 +7,9 @@ Source of the numbers and layouts: the ONNX specification, onnx/onnx.proto (``Te
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,18 @@ def _typed(a: AttributeProto, code: int) -> AttributeProto:
     return copy
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Without the cyclic garbage collector, which walks a hundred thousand new long-lived objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Node:
     """A node of the graph. Never changed once it is in a graph; a change makes a new one."""
 
@@ -118,6 +132,15 @@ class Node:
                 for graph in (a.g,) if a.type == 5 else a.graphs:
                     names.update(dict.fromkeys(captured(graph)))
                 self.caps = (*self.caps, *names)
+
+    @classmethod
+    def made(cls, proto: NodeProto, ins: Sequence[str], outs: Sequence[str], origin: Origin) -> Node:
+        """A node that porter makes, without sub-graphs: nothing is read back from the protobuf but its operator."""
+        node = cls.__new__(cls)
+        node.proto, node.op, node.domain = proto, proto.op_type, proto.domain
+        node.ins, node.outs, node.caps = tuple(ins), tuple(outs), ()
+        node.origin, node._attrs = origin, None
+        return node
 
     @property
     def attrs(self) -> dict[str, Any]:
