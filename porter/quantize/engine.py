@@ -486,7 +486,7 @@ def _outliers(calibration: _Calibration) -> list[Finding]:
             f"in {len(found)} layers a few samples are far larger than typical and decide the scale; the worst: "
             f"sample {size.top_at} reaches {size.top:.4g} in the input of {worst.path}, {size.ratio:.3g} times typical",
             worst.op.origin,
-            "Look at that sample. If it belongs, use an observer that outweighs it: min_max(use_avg), percentile(99.9).",
+            "Look at that sample. If it belongs, choose an observer that outweighs it, such as min_max(use_avg).",
             worst.op.name, worst.op.kind,
         )
     ]  # fmt: skip

@@ -169,32 +169,28 @@ def fake_quantize(
 Pairs = Sequence[tuple[int, int]]
 
 
-def _windows(
-    x: Array, kernel: tuple[int, int], stride: Sequence[int], padding: Pairs, dilation: Sequence[int]
-) -> Array:
-    """A view of every window of the two last axes: (N, C, Ho, Wo, kh, kw)."""
-    padded = np.pad(x, [(0, 0), (0, 0), *padding])
-    extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
-    view = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=(2, 3))
-    return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
-
-
 def _conv2d(
     x: Array, weight: Array, stride: Sequence[int], padding: Pairs, dilation: Sequence[int], groups: int
 ) -> Array:
-    """Cross-correlation in the dtype of ``x`` and ``weight``, one matrix product a group and image; no
-    bias.
-    """
+    """Cross-correlation in the dtype of ``x`` and ``weight``, one matrix product a group and image; no bias."""
     co, ci, kh, kw = weight.shape
-    windows = _windows(x, (kh, kw), stride, padding, dilation)
-    n, _, ho, wo = windows.shape[:4]
-    out = np.empty((n, co, ho, wo), np.result_type(x, weight))
+    padded = np.pad(x, [(0, 0), (0, 0), *padding])
+    ho = (padded.shape[2] - (kh - 1) * dilation[0] - 1) // stride[0] + 1
+    wo = (padded.shape[3] - (kw - 1) * dilation[1] - 1) // stride[1] + 1
+    out = np.empty((len(x), co, ho, wo), np.result_type(x, weight))
+    columns = np.empty((ci, kh, kw, ho, wo), x.dtype)
     per = co // groups
-    for image in range(n):
+    for image in range(len(x)):
         for g in range(groups):
-            columns = windows[image, g * ci : (g + 1) * ci].transpose(0, 3, 4, 1, 2).reshape(ci * kh * kw, ho * wo)
+            channels = padded[image, g * ci : (g + 1) * ci]
+            for u in range(kh):
+                rows = slice(u * dilation[0], u * dilation[0] + (ho - 1) * stride[0] + 1, stride[0])
+                for v in range(kw):
+                    across = slice(v * dilation[1], v * dilation[1] + (wo - 1) * stride[1] + 1, stride[1])
+                    columns[:, u, v] = channels[:, rows, across]
             kernel = weight[g * per : (g + 1) * per].reshape(per, -1)
-            out[image, g * per : (g + 1) * per] = (kernel @ columns).reshape(per, ho, wo)
+            product = kernel @ columns.reshape(ci * kh * kw, ho * wo)
+            out[image, g * per : (g + 1) * per] = product.reshape(per, ho, wo)
     return out
 
 
