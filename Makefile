@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)  ## port YOLOX-nano to the MLU270 at int16 and show what happened
-	$(BIN)/python examples/yolox_mlu270/demo.py
+	$(BIN)/python -m examples.yolox_mlu270.demo
 
 lint: $(READY)
 	$(BIN)/ruff check .

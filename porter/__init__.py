@@ -9,6 +9,8 @@
     made.save("out/")
 """
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from porter.api import Rewritten, check, emit, load, port, quantize, resave, rewrite, save, verify
@@ -37,3 +39,18 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'porter' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """`porter.rewrite`, `verify`, `quantize` and `emit` are functions here and modules to import from.
+
+    The import system binds a submodule to its package's attribute when it is first imported; that must not replace the
+    function of the same name.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

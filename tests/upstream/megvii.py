@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -17,9 +19,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import upstream_yolox
 
+
+
+class _StandIn(ModuleType):
+    """A module whose every attribute does nothing; torch looks at the spec of whatever it finds imported."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
+        self.__file__ = f"<stand-in for {name}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return MagicMock()
+
+
 for _name in ("cv2", "loguru", "tabulate", "thop", "torchvision"):
     if _name not in sys.modules and importlib.util.find_spec(_name) is None:
-        sys.modules[_name] = MagicMock()
+        sys.modules[_name] = _StandIn(_name)
 sys.path.insert(0, str(upstream_yolox.source()))
 
 
