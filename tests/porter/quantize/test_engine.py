@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine on small ONNX models, against integers computed by hand and against onnxruntime."""
 
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -358,3 +360,12 @@ def test_first_conv_takes_pixels(target, tmp_path):
     with pytest.raises(PorterError, match="int8 only") as error:
         quantize(graph, target, "int16", data, first_conv=True)
     assert error.value.code == "PT418"
+
+
+def test_the_engine_imports_neither_torch_nor_onnx():
+    code = (
+        "import sys, porter.data, porter.quantize.engine, porter.quantize.writers\n"
+        "print([name for name in ('torch', 'onnx', 'onnxruntime', 'PIL') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
