@@ -32,13 +32,22 @@ def test_arrays_files_functions_and_lists_give_the_same_items(tmp_path, monkeypa
     np.savez(tmp_path / "c.npz", images=stack[:, 0])
     np.savez(tmp_path / "d.npz", stack)
     (tmp_path / "calib_mod.py").write_text(
-        f"import numpy as np\nclass C:\n  @staticmethod\n  def items():\n"
+        "import numpy as np\nclass C:\n  @staticmethod\n  def items():\n"
         f"    for x in np.load({str(tmp_path / 'b.npy')!r}): yield {{'images': x}}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "calib_mod", raising=False)
-    sources = [tmp_path / "a.npy", tmp_path / "b.npy", tmp_path / "c.npz", str(tmp_path / "d.npz"),
-               "calib_mod:C.items", list(stack), stack, [[x] for x in stack], ({"images": x} for x in stack)]  # fmt: skip
+    sources = [
+        tmp_path / "a.npy",
+        tmp_path / "b.npy",
+        tmp_path / "c.npz",
+        str(tmp_path / "d.npz"),
+        "calib_mod:C.items",
+        list(stack),
+        stack,
+        [[x] for x in stack],
+        ({"images": x} for x in stack),
+    ]
     for source in sources:
         data = open_data(source, IMAGES)
         assert len(data) == 5
