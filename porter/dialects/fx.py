@@ -381,7 +381,7 @@ class _Replace:
         self.owner.attributes[path] = tensor
         with self.graph.inserting_before(self.first):
             node = self.graph.get_attr(path)
-        node.meta.update(val=self.owner._mode.from_tensor(tensor), porter_origin=origin)
+        node.meta.update(val=self.owner._mode.from_tensor(tensor, static_shapes=True), porter_origin=origin)
         self.constants[id(value)] = (value, node)
         return node
 

@@ -469,7 +469,7 @@ class _Flatten:
         self.attributes[path] = tensor
         new = self.graph.get_attr(path)
         new._rename(path.replace(".", "_"))
-        val = node.meta["val"] if self.static else self.mode.from_tensor(tensor)
+        val = node.meta["val"] if self.static else self.mode.from_tensor(tensor, static_shapes=True)
         new.meta.update(val=val, porter_origin=Origin(module=path.rpartition(".")[0] or None, source=(path,)))
         self.env[node] = new
 
@@ -482,7 +482,7 @@ class _Flatten:
         new._rename(node.name)
         new.meta["porter_origin"] = Origin(source=(node.name,))
         if isinstance(held, torch.Tensor):
-            new.meta["val"] = self.mode.from_tensor(held)
+            new.meta["val"] = self.mode.from_tensor(held, static_shapes=True)
         self.env[node] = new
 
     def _output(self, node: fx.Node, specs: Sequence[Any]) -> None:
@@ -538,16 +538,14 @@ class _Flatten:
         alias.version, self.env[node] = alias.base.version, new
 
     def _track(self, node: fx.Node, result: Any) -> None:
-        """Remember whose memory the result of a call shares."""
+        """Remember whose memory the result of a call shares in the program (by the program's own strides, not by ours)."""
         if not isinstance(result, fx.Node) or not _may_alias(node.target):
             return
-        for source in node.all_input_nodes:
-            shown = self.env[source]
-            if isinstance(shown, fx.Node) and (shown is result or _share(shown, result)):
-                of = self._base(source)
-                views = () if shown is result else (self._view_of(node, shown, result),)
-                self.alias[node] = _Alias(of.base, of.views + views, of.base.version)
-                return
+        source = _owner(node)
+        if source is not None:
+            of, shown = self._base(source), self.env[source]
+            views = () if shown is result else (self._view_of(node, shown, result),)
+            self.alias[node] = _Alias(of.base, of.views + views, of.base.version)
 
     def _view_of(self, node: fx.Node, whole: fx.Node, part: fx.Node) -> _View:
         name, e = str(node.target).split(".")[1], self.emit
@@ -568,6 +566,8 @@ class _Flatten:
             return _View(lambda x: e.call("permute", x, dims), lambda _, new: e.call("permute", new, back))
         if name in ("expand", "expand_as", "broadcast_to"):
             return _View(lambda x: e.call("expand", x, inner), _cannot)
+        if inner == outer:
+            return _View(lambda x: x, lambda _, new: new)
         return _View(_cannot, _cannot)
 
     # -- calls
@@ -672,16 +672,15 @@ class _Flatten:
             self.items[whole, index] = new
         self.env[node] = self.items[whole, index]
         if self.writes:
-            self._track_item(node, self.env[node], index)
+            self._track_item(node, index)
 
-    def _track_item(self, node: fx.Node, part: fx.Node, index: int) -> None:
+    def _track_item(self, node: fx.Node, index: int) -> None:
         """One piece of split, chunk or unbind is a view of the tensor that was cut."""
         cut = node.args[0]
         assert isinstance(cut, fx.Node)
-        source = next((n for n in cut.all_input_nodes if _share(self.env[n], part)), None)
-        if source is None:
+        if not _may_alias(cut.target):
             return
-        name, of = str(cut.target).split(".")[1], self._base(source)
+        name, of = str(cut.target).split(".")[1], self._base(cut.all_input_nodes[0])
         a = bind(cut.target, cut.args, cut.kwargs)
         if name == "unbind":
             view = _select_view(self.emit, a["dim"], index)
@@ -770,12 +769,20 @@ def _may_alias(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and any(r.alias_info is not None for r in target._schema.returns)
 
 
-def _share(x: Any, y: Any) -> bool:
-    """Whether two nodes show the same memory."""
-    if not all(isinstance(n, fx.Node) and isinstance(n.meta.get("val"), torch.Tensor) for n in (x, y)):
-        return False
-    first, second = x.meta["val"], y.meta["val"]
-    return first.untyped_storage()._cdata == second.untyped_storage()._cdata
+def _owner(node: fx.Node) -> fx.Node | None:
+    """The argument whose memory the result of a call shares, or None: the call is made again on the program's fakes."""
+    from torch._guards import detect_fake_mode
+
+    vals = {n: n.meta.get("val") for n in node.all_input_nodes}
+    mode = detect_fake_mode(list(vals.values()))
+    if mode is None or not all(isinstance(v, torch.Tensor) for v in vals.values()):
+        return None
+    with mode, torch.no_grad():
+        made = node.target(*fx.map_arg(node.args, vals.__getitem__), **fx.map_arg(node.kwargs, vals.__getitem__))  # type: ignore[operator]
+    if not isinstance(made, torch.Tensor):
+        return None
+    memory = made.untyped_storage()._cdata
+    return next((n for n, v in vals.items() if v.untyped_storage()._cdata == memory), None)
 
 
 def _slice_view(e: Emitter, dim: int, start: Any, end: Any, step: int) -> _View:
