@@ -108,6 +108,11 @@ def _loading(factory: str | None, args: list[str] | None, run_pickled_code: bool
     }
 
 
+def _files(*named: str | None) -> list[str]:
+    """What a command reads: an output must not replace it."""
+    return [name for name in named if name is not None]
+
+
 def _console(stderr: bool = False) -> Console:
     from porter.report.text import console
 
@@ -187,7 +192,7 @@ def rewrite(
     if output is None and not dry_run:
         raise PorterError("PT519", "there is nowhere to write", "--output", "Name one with -o, or say --dry-run.")
     if output is not None and not dry_run:
-        check_output(output, overwrite)
+        check_output(output, overwrite, _files(model, data))
     chosen = Target.load(target)
     with _progress() as say:
         made = api.rewrite(
@@ -264,7 +269,7 @@ def quantize(
     from porter.files import check_output
     from porter.report.quantization import print_quantized
 
-    check_output(output, overwrite)
+    check_output(output, overwrite, _files(model, calibration))
     with _counter("calibrating") as count:
         made = api.quantize(
             model, target, calibration, input_, dtype=dtype.value, preprocess=preprocess, force=force,
@@ -316,7 +321,7 @@ def emit(
     from porter.report.text import print_bundle
     from porter.target import Target
 
-    check_output(output, overwrite)
+    check_output(output, overwrite, _files(model, calibration, data))
     if dtype and calibration is None:
         raise PorterError("PT519", "quantized weights need data", "--dtype", "Add --calibration DATA.")
     chosen = Target.load(target)
@@ -352,10 +357,12 @@ def port(
 ) -> None:
     """Check, rewrite, prove, quantize and emit in one go."""
     from porter import api
+    from porter.files import check_output
     from porter.report.quantization import print_quantized
     from porter.report.text import print_bundle
     from porter.target import Target
 
+    check_output(output, overwrite, _files(model, calibration))
     chosen = Target.load(target)
     with _progress() as say:
         rewritten, quantized, bundle = api.port(

@@ -144,6 +144,7 @@ def _load_file(
     if kind.name == "torchscript":
         return _torchscript(path, specs)
     if kind.name == "unknown":
+        read_checkpoint(path)  # says more exactly what is wrong with the file, such as a pickle that would run code
         raise PorterError("PT503", f"{path} is not a model that porter reads", kind.reason)
     if factory is not None:
         module = _build(factory, factory_args)
