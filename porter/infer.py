@@ -865,6 +865,13 @@ def _table() -> dict[str, _Entry]:
     return table
 
 
+def _selected_count(mask: Value) -> int | None:
+    """How many elements a 1-D mask selects, when it is a constant."""
+    if mask.rank != 1:
+        raise ValueError(f"index: a mask of {mask.rank} axes; one index tensor for each axis is wanted")
+    return int(mask.numpy().sum()) if mask.is_const else None
+
+
 _TABLE = _table()
 #: Kinds whose result shape is data, by the dtype of their output.
 _DATA_DEPENDENT: dict[str, DtypeFn] = {"masked_select": _d_same, "nonzero": _d_int64, "nms": _d_int64}
@@ -903,6 +910,13 @@ def infer(kind: str, inputs: Sequence[Value | None], attrs: Attrs) -> list[Spec]
         if inputs[i] is None:
             raise ValueError(f"{kind}: operand {KINDS[kind].inputs.split()[i]} is missing")
     dtypes = entry.dtypes(inputs, attrs)
+    if kind in ("index", "index_put") and any(v is not None and v.dtype == "bool" for v in inputs[1:]):
+        first = 1 if kind == "index" else 2
+        for i, value in enumerate(inputs[first:], first):
+            if value is not None and value.dtype == "bool":
+                count = _selected_count(value)
+                known = known and (count is not None or kind == "index_put")
+                shapes[i] = (1 if count is None else count,)
     if known:
         try:
             outs = entry.shapes(shapes, attrs)

@@ -27,6 +27,7 @@ __all__ = [
     "per_channel",
     "scalar",
     "shape_of",
+    "some",
     "spread",
     "turned",
     "view",
@@ -124,19 +125,23 @@ def cut(b: Builder, x: Value, axis: int, start: int, end: int) -> Value:
     return out
 
 
+def some(b: Builder, x: Value, axis: int, start: int, end: int) -> list[Value]:
+    """``[x[start:end]]`` along ``axis``, or nothing where that is empty."""
+    return [cut(b, x, axis, start, end)] if start < end else []
+
+
 def axes_slice(axis: int, start: int, end: int, step: int = 1) -> dict[str, tuple[int, ...]]:
     """The attributes of a ``slice`` of one axis."""
     return {"axes": (axis,), "starts": (start,), "ends": (end,), "steps": (step,)}
 
 
 def join(b: Builder, parts: Sequence[Value], axis: int) -> Value:
-    """The concatenation of the parts that are not empty (one part is itself)."""
-    full = [p for p in parts if shape_of(p)[axis]] or [parts[0]]
-    if len(full) == 1:
-        return full[0]
-    if all(p.is_const for p in full):
-        return b.const(np.concatenate([p.numpy() for p in full], axis))
-    out: Value = b.cat(*full, axis=axis)
+    """The concatenation of the parts (one part is itself)."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(p.is_const for p in parts):
+        return b.const(np.concatenate([p.numpy() for p in parts], axis))
+    out: Value = b.cat(*parts, axis=axis)
     return out
 
 

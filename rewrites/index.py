@@ -11,7 +11,7 @@ import numpy as np
 from porter.ops import Array, Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import axes_slice, cast, cut, data, join, need, shape_of, spread, view
+from ._tools import axes_slice, cast, cut, data, join, need, shape_of, some, spread, view
 
 _MOST_PIECES = 64
 
@@ -231,9 +231,9 @@ def index_put_to_cat(b: Builder, op: Op) -> Any:
     parts, at, used = [], 0, 0
     for block in blocks:
         first, count = int(block[0]), len(block)
-        parts += [cut(b, x, axis, at, first), cut(b, src, axis, used, used + count)]
+        parts += [*some(b, x, axis, at, first), cut(b, src, axis, used, used + count)]
         at, used = first + count, used + count
-    return join(b, [*parts, cut(b, x, axis, at, shape[axis])], axis)
+    return join(b, [*parts, *some(b, x, axis, at, shape[axis])], axis)
 
 
 @rewrite(removes="scatter_nd", yields=("slice_assign", "cast"), claim="exact")

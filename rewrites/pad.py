@@ -10,7 +10,7 @@ import numpy as np
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import cut, join, need, shape_of
+from ._tools import cut, join, need, shape_of, some
 
 _MOST_PIECES = 64
 
@@ -84,8 +84,7 @@ def pad_edges_to_cat(b: Builder, op: Op) -> Any:
         n = shape_of(x)[axis]
         need(n or not begin + end, f"axis {axis} is empty")
         if mode == "circular":
-            parts = [cut(b, x, axis, n - begin, n), x, cut(b, x, axis, 0, end)]
-            x = join(b, [p for p in parts if shape_of(p)[axis]] or [x], axis)
+            x = join(b, [*some(b, x, axis, n - begin, n), x, *some(b, x, axis, 0, end)], axis)
             continue
         need(begin + end < _MOST_PIECES, f"axis {axis} needs {begin + end} pieces, more than {_MOST_PIECES}")
         if mode == "reflect":

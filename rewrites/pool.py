@@ -179,7 +179,7 @@ def _divisors(op: Op) -> np.ndarray[Any, Any]:
     removes=_AVG,
     yields=(*_AVG, "mul"),
     claim="bounded",
-    error="1e-06 relative to the largest |x| in the window",
+    error="2e-06 of the largest |x|",
 )
 def avg_pool_divisor_to_mul(b: Builder, op: Op) -> Any:
     """An average that leaves the padding out, or has its own divisor, becomes a plain average and a constant
@@ -189,7 +189,7 @@ def avg_pool_divisor_to_mul(b: Builder, op: Op) -> Any:
     window.
     Example: ``y = avg_pool2d(x, kernel 3, padding 1, count_include_pad=False)`` -> ``y = mul(avg_pool2d(x,
     kernel 3, padding 1, count_include_pad=True), [[2.25, 1.5, ..., 2.25], ...])``.
-    Bound: 1e-06 relative in float32 to the largest |x| in the window (two roundings more).
+    Bound: 2e-06 in float32 of the largest |x| in the window, times k / d (two roundings more).
     Does not apply: when the divisor is the size of the kernel already, or ceil_mode adds a window.
     """
     a, x = op.attrs, op.operands[0]

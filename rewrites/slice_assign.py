@@ -11,7 +11,7 @@ import numpy as np
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import cast, cut, join, need, shape_of, spread, view
+from ._tools import cast, cut, join, need, shape_of, some, spread, view
 
 #: One axis of a box: axis, first index, number of elements, step (never 0).
 Range = tuple[int, int, int, int]
@@ -36,19 +36,17 @@ def _flipped(b: Builder, src: Value, axis: int) -> Value:
 
 
 def assign(b: Builder, x: Value, src: Value, box: Sequence[Range]) -> Value:
-    """A copy of ``x`` with the box set to ``src``, which has the shape of the box."""
-    if 0 in shape_of(src):
-        return x
+    """A copy of ``x`` with the box set to ``src``, which has the shape of the box (and is not empty)."""
     if not box:
         return src
     (axis, start, count, step), rest = box[0], box[1:]
     if step < 0:
         start, step, src = start + (count - 1) * step, -step, _flipped(b, src, axis)
     extent = shape_of(x)[axis]
-    before = cut(b, x, axis, 0, start)
+    before = some(b, x, axis, 0, start)
     if step == 1:
-        inside = assign(b, cut(b, x, axis, start, start + count), src, rest)
-        return join(b, [before, inside, cut(b, x, axis, start + count, extent)], axis)
+        inside = assign(b, cut(b, x, axis, start, start + count), src, rest) if rest else src
+        return join(b, [*before, inside, *some(b, x, axis, start + count, extent)], axis)
     # All strides but the last have their step - 1 untouched elements after them: one reshape gives each stride a row.
     last = start + (count - 1) * step
     head, tail = x.shape[:axis], x.shape[axis + 1 :]  # type: ignore[index]
@@ -60,8 +58,8 @@ def assign(b: Builder, x: Value, src: Value, box: Sequence[Range]) -> Value:
     new = view(b, cut(b, src, axis, 0, count - 1), (*head, count - 1, 1, *tail))
     rows = join(b, [new, cut(b, rows, axis + 1, 1, step)], axis + 1)
     body = view(b, rows, (*head, (count - 1) * step, *tail))
-    end = [cut(b, src, axis, count - 1, count), cut(b, x, axis, last + 1, extent)]
-    return join(b, [before, body, *end], axis)
+    end = [cut(b, src, axis, count - 1, count), *some(b, x, axis, last + 1, extent)]
+    return join(b, [*before, body, *end], axis)
 
 
 def assign_source(b: Builder, op: Op, box_shape: Sequence[int]) -> Value:
@@ -75,6 +73,12 @@ def _box_shape(op: Op, shape: Sequence[int]) -> list[int]:
     for axis, start, end, step in zip(a["axes"], a["starts"], a["ends"], a["steps"], strict=True):
         out[axis] = len(range(start, end, step))
     return out
+
+
+def _assigned(b: Builder, op: Op, shape: Sequence[int], box: Sequence[Range]) -> Value:
+    box_shape = _box_shape(op, shape)
+    x = op.operands[0]
+    return x if 0 in box_shape else assign(b, x, assign_source(b, op, box_shape), box)
 
 
 @rewrite(removes="slice_assign", yields=("slice", "cat", "expand", "cast"), claim="exact")
@@ -92,7 +96,7 @@ def slice_assign_to_cat(b: Builder, op: Op) -> Any:
     shape = shape_of(op.operands[0])
     box = box_of(op, shape)
     need(all(step == 1 for *_, step in box), f"the steps {tuple(op.attrs['steps'])} are not all 1")
-    return assign(b, op.operands[0], assign_source(b, op, _box_shape(op, shape)), box)
+    return _assigned(b, op, shape, box)
 
 
 @rewrite(removes="slice_assign", yields=("slice", "cat", "expand", "cast", "reshape", "flip"), claim="exact")
@@ -111,7 +115,7 @@ def slice_assign_strided_to_cat(b: Builder, op: Op) -> Any:
     shape = shape_of(op.operands[0])
     box = box_of(op, shape)
     need(any(step != 1 for *_, step in box), "every step is 1")
-    return assign(b, op.operands[0], assign_source(b, op, _box_shape(op, shape)), box)
+    return _assigned(b, op, shape, box)
 
 
 @rewrite(removes="select_assign", yields=("slice", "cat", "expand", "cast", "reshape"), claim="exact")
