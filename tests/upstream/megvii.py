@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Factories of Megvii's own YOLOX, unmodified, as a user would name them with --model.
 
-Its package imports OpenCV, torchvision, loguru and more for training and drawing; none of that runs when a model is built,
+Its package imports OpenCV, torchvision, loguru and more for training and drawing; none of that runs when a model is
+built,
 so stand-ins that do nothing take their places where they are not installed.
 """
 
@@ -18,7 +19,6 @@ from unittest.mock import MagicMock
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import upstream_yolox
-
 
 
 class _StandIn(ModuleType):
