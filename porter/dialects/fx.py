@@ -9,12 +9,10 @@ module that it was captured from and never written. Each node keeps its :class:`
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from operator import getitem
 from pathlib import Path
@@ -23,7 +21,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from porter.dialects.fx_capture import Captured, InputSpec, export, flatten, sweep
 from porter.dialects.fx_lift import RANDOM, SHAPE_ONLY, dtype_name, lift, to_numpy
@@ -313,7 +310,7 @@ class FxGraph(Graph):
 
         ledger = self.ledger if ledger is None else ledger
         write_program(
-            path, self.graph, self.attributes, self._in_spec, self._out_spec, note,
+            path, self.graph, self.attributes, (self._in_spec, self._out_spec), note,
             lambda: {EXTRA: json.dumps({"version": 1, "source": self.source, "origins": origins, "values": values,
                                         "ledger": ledger})},
         )  # fmt: skip

@@ -34,15 +34,20 @@ from porter.dialects.fx_lower import Emitter, operator
 from porter.errors import PorterError
 from porter.ops import Origin
 
-__all__ = ["Captured", "InputSpec", "export", "flatten", "origin_of", "sweep"]
+__all__ = ["Captured", "InputSpec", "example_inputs", "export", "flatten", "match", "origin_of", "sweep"]
 
 #: Name (None: by position), shape, dtype as numpy names it (None: float32).
 InputSpec = tuple[str | None, Sequence[int], str | None]
 
+_HERE = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
-_NN = str(Path(_TORCH, "nn"))
 _STDLIB = sysconfig.get_paths()["stdlib"]
-_PLUMBING = re.compile(r"[/\\](functorch|einops)[/\\]")
+#: Frames of torch, the standard library and helpers, also by paths of another machine (files remember those).
+_NOT_USERS = re.compile(
+    r"^<|[/\\](site|dist)-packages[/\\](torch|functorch|einops)[/\\]"
+    r"|[/\\]lib[/\\]python3\.\d+[/\\](?!site-packages|dist-packages)"
+)
+_NN = re.compile(r"[/\\]torch[/\\]nn[/\\]")
 
 
 # ---------------------------------------------------------------------------------------------- where
@@ -50,9 +55,9 @@ _PLUMBING = re.compile(r"[/\\](functorch|einops)[/\\]")
 
 def _users(file: str) -> bool:
     """Whether a frame lies in a model's own code: not in torch, the standard library, or porter."""
-    if file.startswith(("<", _TORCH)) or _PLUMBING.search(file) or file.startswith(str(Path(__file__).parents[1])):
+    if file.startswith((_TORCH, _HERE)) or _NOT_USERS.search(file):
         return False
-    return not file.startswith(_STDLIB) or "site-packages" in file
+    return not file.startswith(_STDLIB) or "-packages" in file
 
 
 _lock = threading.Lock()
@@ -69,7 +74,7 @@ def _whole_traces() -> Iterator[None]:
 
     def keep(self: Any, summary: traceback.StackSummary) -> traceback.StackSummary:
         first = next((i for i, frame in enumerate(summary) if frame.name == "forward"), len(summary))
-        frames = [f for f in summary[first:] if _users(f.filename) or f.filename.startswith(_NN)]
+        frames = [f for f in summary[first:] if _users(f.filename) or _NN.search(f.filename)]
         return traceback.StackSummary.from_list(frames)
 
     original = getattr(TracerBase, "_filter_traceback_frames", None)
@@ -103,7 +108,7 @@ def origin_of(meta: Mapping[str, Any], name: str) -> Origin:
     A model made of torch's own modules alone has no such frame; the line in torch.nn stands in.
     """
     frames = _FRAME.findall(meta.get("stack_trace") or "")
-    own = [f for f in frames if _users(f[0])] or [f for f in frames if f[0].startswith(_NN)]
+    own = [f for f in frames if _users(f[0])] or [f for f in frames if _NN.search(f[0])]
     file, line, function = own[-1] if own else (None, None, None)
     return Origin(file, int(line) if line else None, function or None, _module_path(meta.get("nn_module_stack")), (name,))
 
@@ -137,7 +142,7 @@ def _dtype(name: str | None, where: str) -> torch.dtype:
 
 def example_inputs(inputs: Sequence[Any]) -> list[tuple[str | None, torch.Tensor]]:
     """Names and example tensors (zeros) from specs ``(name, shape, dtype)``; tensors stand for themselves."""
-    made = []
+    made: list[tuple[str | None, torch.Tensor]] = []
     for i, spec in enumerate(inputs):
         if isinstance(spec, torch.Tensor):
             made.append((None, spec))
@@ -147,21 +152,22 @@ def example_inputs(inputs: Sequence[Any]) -> list[tuple[str | None, torch.Tensor
     return made
 
 
-def _match(module: nn.Module, given: Sequence[tuple[str | None, torch.Tensor]]) -> tuple[list[Any], dict[str, Any], list[Any]]:
+def match(
+    parameters: Sequence[inspect.Parameter], given: Sequence[tuple[str | None, torch.Tensor]], model: str
+) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], list[str | None]]:
     """Arguments, keyword arguments, and the names that the caller gave to inputs, in the order of ``forward``.
 
     A name that ``forward`` has goes there; the others fill its parameters in order.
     """
-    parameters = list(inspect.signature(module.forward).parameters.values())
     slots = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     names = {p.name for p in slots}
-    chosen = {name: (name, t) for name, t in given if name in names}
+    chosen: dict[str, tuple[str | None, torch.Tensor]] = {name: (name, t) for name, t in given if name in names}
     rest = [(name, t) for name, t in given if name not in names]
     for slot in slots:
         if rest and slot.name not in chosen and slot.kind is not slot.KEYWORD_ONLY:
             chosen[slot.name] = rest.pop(0)
     missing = [p.name for p in slots if p.default is p.empty and p.name not in chosen]
-    signature = f"{type(module).__name__}.forward({', '.join(map(str, parameters))})"
+    signature = f"{model}.forward({', '.join(map(str, parameters))})"
     if missing:
         raise PorterError("PT506", f"the model needs an input {missing[0]!r}, and got {len(given)}", signature,
                           f"Add --input {missing[0]}:<shape>.")
@@ -169,7 +175,9 @@ def _match(module: nn.Module, given: Sequence[tuple[str | None, torch.Tensor]]) 
     if rest and not star:
         raise PorterError("PT506", f"{len(given)} inputs were given, and the model takes {len(chosen)}", signature,
                           f"Leave out {rest[0][0] or 'the last one'}.")
-    args, kwargs, order = [], {}, []
+    args: list[torch.Tensor] = []
+    kwargs: dict[str, torch.Tensor] = {}
+    order: list[str | None] = []
     positional = True
     for slot in slots:
         if slot.name not in chosen:
@@ -230,7 +238,8 @@ def export(module: nn.Module, inputs: Sequence[Any]) -> tuple[ExportedProgram, l
     away = next((t.device for t in (*module.parameters(), *module.buffers()) if t.device.type != "cpu"), None)
     if away is not None:
         raise PorterError("PT310", f"the model's weights are on {away}", fix="Move it first: model.cpu().")
-    args, kwargs, names = _match(module, example_inputs(inputs))
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    args, kwargs, names = match(parameters, example_inputs(inputs), type(module).__name__)
     with _evaluation(module), _whole_traces(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         first: Exception | None = None

@@ -35,7 +35,7 @@ from torch.utils import _pytree as pytree
 
 from porter.errors import PorterError
 
-__all__ = ["read_program", "write_program"]
+__all__ = ["build_program", "read_program", "write_program"]
 
 _TARGET = re.compile(
     r"torch\.ops\.(aten|prims|torchvision|quantized_decomposed)\.(?!from_file)\w+(\.\w+)?"
@@ -160,15 +160,37 @@ def write_program(
     path: Path,
     graph: fx.Graph,
     attributes: Mapping[str, Any],
-    in_spec: Any,
-    out_spec: Any,
+    specs: tuple[Any, Any],
     note: Callable[[str, fx.Node], None],
     extra: Callable[[], dict[str, str]],
 ) -> None:
-    """Write an exported program that is this graph, node by node, with parameters and buffers as its first inputs.
+    """Write an exported program that is this graph, node by node; see :func:`build_program`.
 
-    ``note`` is told the name that each node has in the file; ``extra`` is asked for the extra members afterwards.
+    ``extra`` is asked for the extra members after ``note`` has been told every name.
     """
+    program = build_program(graph, attributes, specs, note)
+    with path.open("wb") as file, warnings.catch_warnings(), _quiet("torch.export"):
+        warnings.simplefilter("ignore")
+        torch.export.save(program, file, extra_files=extra())
+
+
+def build_program(
+    graph: fx.Graph,
+    attributes: Mapping[str, Any],
+    specs: tuple[Any, Any],
+    note: Callable[[str, fx.Node], None],
+    functional: bool = True,
+) -> ExportedProgram:
+    """An exported program with the nodes of a graph, its parameters and buffers as the first inputs.
+
+    Args:
+        graph: placeholders, get_attr nodes, calls, output; each with a fake ``meta["val"]``.
+        attributes: what the get_attr nodes hold, by their targets.
+        specs: the pytree structures of inputs and outputs; None for inputs that are a flat tuple.
+        note: told the name that each node has in the program.
+        functional: whether nothing is written in place.
+    """
+    from torch._export.verifier import TrainingIRVerifier, Verifier
     from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
 
     flat = fx.Graph()
@@ -204,7 +226,7 @@ def write_program(
             persistent = True if kind is InputKind.BUFFER else None
             inputs.append(InputSpec(kind, TensorArgument(name), target, persistent))
         env[node] = lifted[target]
-    arguments = []
+    arguments: list[Any] = []
     for node in graph.nodes:
         if node.op == "placeholder":
             env[node] = placeholder(node, node.name)
@@ -223,15 +245,15 @@ def write_program(
             setattr(root, str(node.target), attributes[str(node.target)])
         if node.op == "output":
             new.meta = {}
-            for result in new.args[0]:  # type: ignore[union-attr]
-                argument = TensorArgument(result.name) if isinstance(result, fx.Node) else ConstantArgument("", result)  # type: ignore[arg-type]
+            results: Any = new.args[0]
+            for result in results:
+                argument = TensorArgument(result.name) if isinstance(result, fx.Node) else ConstantArgument("", result)
                 outputs.append(OutputSpec(OutputKind.USER_OUTPUT, argument, None))
+    in_spec, out_spec = specs
     if in_spec is None:
         in_spec = pytree.tree_structure(((0,) * len(arguments), {}))
-    signature = ModuleCallSignature(list(arguments), [s.arg for s in outputs], in_spec, out_spec)
-    program = ExportedProgram(
+    signature = ModuleCallSignature(arguments, [s.arg for s in outputs], in_spec, out_spec)
+    return ExportedProgram(
         root, flat, ExportGraphSignature(inputs, outputs), state, {}, [ModuleCallEntry("", signature)],
+        verifiers=[Verifier if functional else TrainingIRVerifier],
     )  # fmt: skip
-    with path.open("wb") as file, warnings.catch_warnings(), _quiet("torch.export"):
-        warnings.simplefilter("ignore")
-        torch.export.save(program, file, extra_files=extra())
