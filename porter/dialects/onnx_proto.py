@@ -128,10 +128,9 @@ class Node:
         self._attrs: dict[str, Any] | None = None
         for a in proto.attribute:
             if a.type == 5 or a.type == 10:
-                names: dict[str, None] = {}
-                for graph in (a.g,) if a.type == 5 else a.graphs:
-                    names.update(dict.fromkeys(captured(graph)))
-                self.caps = (*self.caps, *names)
+                graphs = (a.g,) if a.type == 5 else a.graphs
+                names = [name for graph in graphs for name in captured(graph)]
+                self.caps = tuple(dict.fromkeys((*self.caps, *names)))
 
     @classmethod
     def made(cls, proto: NodeProto, ins: Sequence[str], outs: Sequence[str], origin: Origin) -> Node:
