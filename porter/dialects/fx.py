@@ -23,7 +23,7 @@ import torch
 from torch import fx, nn
 
 from porter.dialects.fx_capture import Captured, InputSpec, export, flatten, sweep
-from porter.dialects.fx_lift import RANDOM, SHAPE_ONLY, dtype_name, lift, to_numpy
+from porter.dialects.fx_lift import RANDOM, SHAPE_ONLY, dtype_name, lift, to_numpy, words
 from porter.dialects.fx_lower import Emitter, describe, lower
 from porter.dialects.fx_pt2 import read_program, write_program
 from porter.errors import PorterError
@@ -36,8 +36,11 @@ __all__ = ["FxGraph"]
 #: The member of a .pt2 file that holds origins, value names and the ledger.
 EXTRA = "porter.json"
 _VIEWS = frozenset(
-    f"aten.{n}" for n in "expand.default slice.Tensor select.int permute.default transpose.int unsqueeze.default squeeze.dim "
-    "squeeze.dims squeeze.default alias.default detach.default unbind.int split.Tensor split_with_sizes.default".split()
+    f"aten.{n}"
+    for n in words(
+        "expand.default slice.Tensor select.int permute.default transpose.int unsqueeze.default squeeze.dim "
+        "squeeze.dims squeeze.default alias.default detach.default unbind.int split.Tensor split_with_sizes.default"
+    )
 )
 
 
@@ -63,9 +66,7 @@ class FxGraph(Graph):
     # ---------------------------------------------------------------------------------- sources
 
     @classmethod
-    def capture(
-        cls, module: nn.Module, inputs: Sequence[InputSpec | torch.Tensor], source: str = "module"
-    ) -> FxGraph:
+    def capture(cls, module: nn.Module, inputs: Sequence[InputSpec | torch.Tensor], source: str = "module") -> FxGraph:
         """Capture a module in evaluation mode; its weights are shared, and it is left as it was.
 
         Args:
@@ -124,7 +125,8 @@ class FxGraph(Graph):
         self.outputs = [self._value(n) for n in self._results() if isinstance(n, fx.Node)]
 
     def _results(self) -> tuple[Any, ...]:
-        return next(reversed(self.graph.nodes)).args[0]  # type: ignore[return-value]
+        leaves: Any = next(reversed(self.graph.nodes)).args[0]
+        return tuple(leaves)
 
     def _value(self, node: fx.Node) -> Value:
         """The Value of a node with one result (or of a getitem)."""
@@ -214,7 +216,11 @@ class FxGraph(Graph):
         wanted = [n for n in self._results() if isinstance(n, fx.Node)] + [by_name[t] for t in taps]
         if self._last is None:
             self._last = _last_uses(self.graph)
-        held = {t.untyped_storage().data_ptr() for t in (*self.attributes.values(), *env.values()) if isinstance(t, torch.Tensor)}
+        held = {
+            t.untyped_storage().data_ptr()
+            for t in (*self.attributes.values(), *env.values())
+            if isinstance(t, torch.Tensor)
+        }
         with torch.no_grad():
             self._execute(self.graph.nodes, env, set(wanted), self._last)
             return [to_numpy(_own(env[node], held)) for node in wanted]
@@ -231,9 +237,15 @@ class FxGraph(Graph):
         else:
             arrays = list(inputs)
             if len(arrays) != len(names):
-                raise PorterError("PT506", f"{len(arrays)} inputs were given, and the model takes {len(names)}", self.source,
-                                  f"The inputs are {', '.join(names)}.")
-        return [_tensor(value, np.asarray(array), self.source) for value, array in zip(self.inputs, arrays, strict=True)]
+                raise PorterError(
+                    "PT506",
+                    f"{len(arrays)} inputs were given, and the model takes {len(names)}",
+                    self.source,
+                    f"The inputs are {', '.join(names)}.",
+                )
+        return [
+            _tensor(value, np.asarray(array), self.source) for value, array in zip(self.inputs, arrays, strict=True)
+        ]
 
     def _named(self) -> dict[str, fx.Node]:
         return {value_name(n): n for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)}
@@ -248,9 +260,9 @@ class FxGraph(Graph):
         states: dict[fx.Node, bool] = {}
         order = [n for n in self.graph.nodes if n.op in ("get_attr", "call_function")]
         for node in order:
-            states[node] = node.op == "get_attr" or (_affordable(node, limit) and all(
-                states.get(n, False) for n in _data_inputs(node)
-            ))
+            states[node] = node.op == "get_attr" or (
+                _affordable(node, limit) and all(states.get(n, False) for n in _data_inputs(node))
+            )
         wanted = {v.name: by_name[v.name] for v in values if v.name in by_name and states.get(by_name[v.name])}
         needed: set[fx.Node] = set()
         stack = list(wanted.values())
@@ -298,7 +310,7 @@ class FxGraph(Graph):
     def save(self, path: Path, ledger: Mapping[str, Any] | None = None) -> None:
         """Write a .pt2 that ``torch.export.load(path).module()`` runs in plain torch.
 
-        The member ``extra/porter.json`` holds ``origins`` (by node name of the program, parameters and inputs included),
+        The member ``extra/porter.json`` holds ``origins`` (by node name of the program, inputs and parameters too),
         ``values`` (names of values that are not the node's own) and ``ledger``.
         """
         origins, values = {}, {}
@@ -310,10 +322,17 @@ class FxGraph(Graph):
 
         ledger = self.ledger if ledger is None else ledger
         write_program(
-            path, self.graph, self.attributes, (self._in_spec, self._out_spec), note,
-            lambda: {EXTRA: json.dumps({"version": 1, "source": self.source, "origins": origins, "values": values,
-                                        "ledger": ledger})},
-        )  # fmt: skip
+            path,
+            self.graph,
+            self.attributes,
+            (self._in_spec, self._out_spec),
+            note,
+            lambda: {
+                EXTRA: json.dumps(
+                    {"version": 1, "source": self.source, "origins": origins, "values": values, "ledger": ledger}
+                )
+            },
+        )
 
 
 # -------------------------------------------------------------------------------------- replacing
@@ -341,7 +360,7 @@ class _Replace:
                 self._substitute(op, fragment, made, outputs)
 
     def _meta(self, replaced: fx.Node, origin: Origin) -> dict[str, Any]:
-        kept = {k: replaced.meta[k] for k in ("stack_trace", "nn_module_stack") if k in replaced.meta}
+        kept: dict[str, Any] = {k: replaced.meta[k] for k in ("stack_trace", "nn_module_stack") if k in replaced.meta}
         return {**kept, "porter_origin": origin}
 
     def _lower(self, replaced: fx.Node, inner: Op, made: dict[str, fx.Node]) -> None:
@@ -358,7 +377,9 @@ class _Replace:
             if node is None:
                 raise KeyError(f"{value.name} is neither in the graph nor built by the fragment")
             return node
-        return node if self._holds(node, value) else self._constant(value, value.name, origin)
+        if node is not None and self._holds(node, value):
+            return node
+        return self._constant(value, value.name, origin)
 
     @staticmethod
     def _holds(node: fx.Node | None, value: Value) -> bool:
@@ -408,9 +429,9 @@ class _Replace:
             if old in outputs and (not built or new in taken):
                 self.emit.meta, self.emit.prefix = self._meta(old, op.origin), ""
                 new, built = self.emit.call("alias", new), True
-            if built and new not in taken:
-                new.meta["porter_value"] = old_value.name
-            elif new.op == "get_attr" and id(result) in self.constants and new not in taken:
+            if (built and new not in taken) or (
+                new.op == "get_attr" and id(result) in self.constants and new not in taken
+            ):
                 new.meta["porter_value"] = old_value.name
             taken.add(new)
             old.replace_all_uses_with(new)
@@ -466,9 +487,11 @@ def _from_numpy(array: Array) -> torch.Tensor:
 def _tensor(value: Value, array: Array, source: str) -> torch.Tensor:
     if (tuple(array.shape), str(array.dtype)) != (value.shape, value.dtype):
         raise PorterError(
-            "PT506", f"the input {value.name} is {value.dtype}{list(value.shape or ())}, not {array.dtype}{list(array.shape)}",
-            source, "Convert the array; shapes are fixed when a model is captured.",
-        )  # fmt: skip
+            "PT506",
+            f"the input {value.name} is {value.dtype}{list(value.shape or ())}, not {array.dtype}{list(array.shape)}",
+            source,
+            "Convert the array; shapes are fixed when a model is captured.",
+        )
     return _from_numpy(array)
 
 
@@ -544,8 +567,13 @@ def _bare(graph: fx.Graph) -> fx.Graph:
 def _argument_names(in_spec: Any, names: Sequence[str]) -> list[str]:
     """One Python name for each positional argument, then each keyword."""
     positional, keywords = in_spec.children()
-    return [*(f"arg_{i}" if child.num_leaves != 1 or child.num_nodes != 1 else names[i] if i < len(names) else f"arg_{i}"
-              for i, child in enumerate(positional.children())), *(keywords.context or [])]
+    return [
+        *(
+            f"arg_{i}" if child.num_leaves != 1 or child.num_nodes != 1 else names[i] if i < len(names) else f"arg_{i}"
+            for i, child in enumerate(positional.children())
+        ),
+        *(keywords.context or []),
+    ]
 
 
 def _record(origin: Origin) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
-from porter.dialects.fx_lift import BINARY, COMPARE, LOGICAL, TABLE, UNARY, UNARY_FLOAT, bind
+from porter.dialects.fx_lift import BINARY, COMPARE, LOGICAL, TABLE, UNARY, UNARY_FLOAT, bind, words
 from porter.dialects.fx_lower import Emitter, operator
 from porter.errors import PorterError
 from porter.ops import Origin
@@ -67,8 +67,8 @@ _lock = threading.Lock()
 def _whole_traces() -> Iterator[None]:
     """Let the tracer keep every frame from the first ``forward`` on.
 
-    torch 2.13 keeps only frames of functions named ``forward`` (torch/fx/proxy.py, _filter_traceback_frames), so that an
-    op in a method that ``forward`` calls would get the line of the call.
+    torch 2.13 keeps only frames of functions named ``forward`` (torch/fx/proxy.py, _filter_traceback_frames), so that
+    an op in a method that ``forward`` calls would get the line of the call.
     """
     from torch.fx.proxy import TracerBase
 
@@ -82,11 +82,11 @@ def _whole_traces() -> Iterator[None]:
         yield
         return
     with _lock:
-        TracerBase._filter_traceback_frames = keep
+        TracerBase._filter_traceback_frames = keep  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
-            TracerBase._filter_traceback_frames = original
+            TracerBase._filter_traceback_frames = original  # type: ignore[method-assign]
 
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)(?:, in (\S+))?')
@@ -96,7 +96,7 @@ def _module_path(stack: Mapping[str, Any] | None) -> str | None:
     """The dotted path of the innermost module: ``head.stems.0``; None at the top."""
     if not stack:
         return None
-    path = str(next(reversed(stack.values()))[0])
+    path = str(list(stack.values())[-1][0])
     path = re.sub(r"\._modules\[['\"]?(\w+)['\"]?\]|\[['\"]?(\w+)['\"]?\]", r".\1\2", path)
     path = re.sub(r"^(L\.self|L__self__?|self)\.?", "", path).strip(".")
     return re.sub(r"@\d+$", "", path) or None
@@ -110,7 +110,9 @@ def origin_of(meta: Mapping[str, Any], name: str) -> Origin:
     frames = _FRAME.findall(meta.get("stack_trace") or "")
     own = [f for f in frames if _users(f[0])] or [f for f in frames if _NN.search(f[0])]
     file, line, function = own[-1] if own else (None, None, None)
-    return Origin(file, int(line) if line else None, function or None, _module_path(meta.get("nn_module_stack")), (name,))
+    return Origin(
+        file, int(line) if line else None, function or None, _module_path(meta.get("nn_module_stack")), (name,)
+    )
 
 
 def _place(error: BaseException) -> str | None:
@@ -169,12 +171,20 @@ def match(
     missing = [p.name for p in slots if p.default is p.empty and p.name not in chosen]
     signature = f"{model}.forward({', '.join(map(str, parameters))})"
     if missing:
-        raise PorterError("PT506", f"the model needs an input {missing[0]!r}, and got {len(given)}", signature,
-                          f"Add --input {missing[0]}:<shape>.")
+        raise PorterError(
+            "PT506",
+            f"the model needs an input {missing[0]!r}, and got {len(given)}",
+            signature,
+            f"Add --input {missing[0]}:<shape>.",
+        )
     star = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     if rest and not star:
-        raise PorterError("PT506", f"{len(given)} inputs were given, and the model takes {len(chosen)}", signature,
-                          f"Leave out {rest[0][0] or 'the last one'}.")
+        raise PorterError(
+            "PT506",
+            f"{len(given)} inputs were given, and the model takes {len(chosen)}",
+            signature,
+            f"Leave out {rest[0][0] or 'the last one'}.",
+        )
     args: list[torch.Tensor] = []
     kwargs: dict[str, torch.Tensor] = {}
     order: list[str | None] = []
@@ -218,9 +228,11 @@ def _fails_eagerly(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
 
 
 _ADVICE = (
-    (re.compile(r"data.dependent|GuardOnDataDependent|unbacked|u\d+ ", re.I),
-     "A branch, a size or a Python number depends on the values of a tensor. Compute it with torch.where or with masks, "
-     "or move that part (non-maximum suppression, filtering by score) out of forward."),
+    (
+        re.compile(r"data.dependent|GuardOnDataDependent|unbacked|u\d+ ", re.I),
+        "A branch, a size or a Python number depends on the values of a tensor. Compute it with torch.where or with "
+        "masks, or move that part (non-maximum suppression, filtering by score) out of forward.",
+    ),
     (re.compile(r"dynamic|symbolic|specializ", re.I), "Give every input a fixed shape with --input name:shape."),
 )
 
@@ -231,7 +243,8 @@ def export(module: nn.Module, inputs: Sequence[Any]) -> tuple[ExportedProgram, l
     Returns the program and the name that the caller gave to each input.
 
     Raises:
-        PorterError: PT506 where the model itself does not run on such inputs; PT310 where it runs but cannot be captured.
+        PorterError: PT506 where the model itself does not run on such inputs; PT310 where it runs but cannot be
+            captured.
     """
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         module = module.module
@@ -252,12 +265,16 @@ def export(module: nn.Module, inputs: Sequence[Any]) -> tuple[ExportedProgram, l
                 eager = None if strict else _fails_eagerly(module, args, kwargs)
                 if eager is not None:
                     raise PorterError(
-                        "PT506", f"the model does not run on these inputs: {_first_line(eager)}", _place(eager),
+                        "PT506",
+                        f"the model does not run on these inputs: {_first_line(eager)}",
+                        _place(eager),
                         "Check the shape and dtype of each --input against what forward expects.",
                     ) from error
     assert first is not None
-    advice = next((fix for pattern, fix in _ADVICE if pattern.search(f"{type(first).__name__} {first}")),
-                  "Rewrite that line with tensor operations; `porter explain PT310` lists what cannot be captured.")
+    advice = next(
+        (fix for pattern, fix in _ADVICE if pattern.search(f"{type(first).__name__} {first}")),
+        "Rewrite that line with tensor operations; `porter explain PT310` lists what cannot be captured.",
+    )
     raise PorterError("PT310", f"the model cannot be captured: {_first_line(first)}", _place(first), advice) from first
 
 
@@ -348,18 +365,36 @@ class _Call:
 
 
 _DROPPED = frozenset(
-    f"aten.{n}" for n in "_assert_tensor_metadata.default _assert_scalar.default _assert_async.msg _assert_async.default "
-    "_functional_assert_async.msg sym_constrain_range.default sym_constrain_range_for_size.default".split()
+    f"aten.{n}"
+    for n in words(
+        "_assert_tensor_metadata.default _assert_scalar.default _assert_async.msg _assert_async.default "
+        "_functional_assert_async.msg sym_constrain_range.default sym_constrain_range_for_size.default"
+    )
 )
 _ALIASES = frozenset(t for t, kind in UNARY.items() if kind == "identity")
 _ARITHMETIC = {
     **{t: ("self", "exponent" if k == "pow" else "other") for t, k in BINARY.items() if "bitwise" not in k},
-    **{f"aten.{n}": ("self", "other") for n in ("rsub.Scalar", "rsub.Tensor", "div.Tensor_mode", "div.Scalar_mode",
-                                               "where.self", "where.ScalarOther", "where.ScalarSelf")},
+    **{
+        f"aten.{n}": ("self", "other")
+        for n in (
+            "rsub.Scalar",
+            "rsub.Tensor",
+            "div.Tensor_mode",
+            "div.Scalar_mode",
+            "where.self",
+            "where.ScalarOther",
+            "where.ScalarSelf",
+        )
+    },
 }
-_DTYPE_ARGUMENT = {f"aten.{n}" for n in "sum.default sum.dim_IntList mean.default mean.dim prod.default prod.dim_int "
-                   "cumsum.default softmax.int log_softmax.int linalg_vector_norm.default".split()}
-_TO_INT64 = {f"aten.{n}" for n in "sum.default sum.dim_IntList prod.default prod.dim_int cumsum.default".split()}
+_DTYPE_ARGUMENT = {
+    f"aten.{n}"
+    for n in words(
+        "sum.default sum.dim_IntList mean.default mean.dim prod.default prod.dim_int "
+        "cumsum.default softmax.int log_softmax.int linalg_vector_norm.default"
+    )
+}
+_TO_INT64 = {f"aten.{n}" for n in words("sum.default sum.dim_IntList prod.default prod.dim_int cumsum.default")}
 _TO_BOOL = {f"aten.{k}.{o}" for k in ("all", "any") for o in ("default", "dim", "dims")} | {"aten.logical_not.default"}
 
 Normalizer = Callable[["_Flatten", Any, dict[str, Any]], Any]
@@ -426,8 +461,12 @@ class _Flatten:
                 assert spec.target is not None
                 self._parameter(node, spec.target)
             else:
-                raise PorterError("PT310", f"the program has an input of the kind {spec.kind.name.lower()}", node.name,
-                                  "Export the model without custom objects and effect tokens.")
+                raise PorterError(
+                    "PT310",
+                    f"the program has an input of the kind {spec.kind.name.lower()}",
+                    node.name,
+                    "Export the model without custom objects and effect tokens.",
+                )
         for node in self.program.graph.nodes:
             if node.op == "get_attr":
                 self._submodule(node)
@@ -448,18 +487,30 @@ class _Flatten:
     def _input(self, node: fx.Node, given: tuple[str | None, torch.Tensor] | None, name: str | None) -> None:
         val = node.meta["val"]
         if not isinstance(val, torch.Tensor):
-            raise PorterError("PT506", f"the input {node.name} is a {type(val).__name__}, not a tensor", node.name,
-                              "Export the model with that argument fixed.")
+            raise PorterError(
+                "PT506",
+                f"the input {node.name} is a {type(val).__name__}, not a tensor",
+                node.name,
+                "Export the model with that argument fixed.",
+            )
         if not self.static or given is not None:
             if given is None:
-                raise PorterError("PT507", f"the input {node.name} has the shape {tuple(map(str, val.shape))}", node.name,
-                                  f"Fix it: --input {node.name}:" + "x".join(str(s) for s in val.shape) + " with numbers.")
+                raise PorterError(
+                    "PT507",
+                    f"the input {node.name} has the shape {tuple(map(str, val.shape))}",
+                    node.name,
+                    f"Fix it: --input {node.name}:" + "x".join(str(s) for s in val.shape) + " with numbers.",
+                )
             fits = len(given[1].shape) == len(val.shape) and all(
                 not isinstance(s, int) or s == g for s, g in zip(val.shape, given[1].shape, strict=True)
             )
             if not fits:
-                raise PorterError("PT506", f"the input {node.name} has the shape {tuple(map(str, val.shape))}, not "
-                                  f"{tuple(given[1].shape)}", node.name, "Give the shape that the file was exported with.")
+                raise PorterError(
+                    "PT506",
+                    f"the input {node.name} has the shape {tuple(map(str, val.shape))}, not {tuple(given[1].shape)}",
+                    node.name,
+                    "Give the shape that the file was exported with.",
+                )
             if not self.static:
                 with self.mode:
                     val = torch.empty(tuple(given[1].shape), dtype=val.dtype)
@@ -495,7 +546,8 @@ class _Flatten:
         self.env[node] = new
 
     def _output(self, node: fx.Node, specs: Sequence[Any]) -> None:
-        results = [self.read(a) if isinstance(a, fx.Node) else a for a in node.args[0]]
+        leaves: Any = node.args[0]
+        results = [self.read(a) if isinstance(a, fx.Node) else a for a in leaves]
         kept = [r for r, s in zip(results, specs, strict=True) if s.kind is OutputKind.USER_OUTPUT]
         for i, result in enumerate(kept):
             if isinstance(result, fx.Node) and result.op in ("placeholder", "get_attr"):
@@ -509,8 +561,12 @@ class _Flatten:
         """A buffer that the model both reads and changes makes each call depend on the calls before."""
         used = {n.target for n in self.graph.nodes if n.op == "get_attr"}
         for path in self.written & used:
-            raise PorterError("PT310", f"the model changes its buffer {path} each time it runs, and reads it", path,
-                              "Make it an input and an output of forward, or freeze it for inference.")
+            raise PorterError(
+                "PT310",
+                f"the model changes its buffer {path} each time it runs, and reads it",
+                path,
+                "Make it an input and an output of forward, or freeze it for inference.",
+            )
 
     # -- memory
 
@@ -547,7 +603,7 @@ class _Flatten:
         alias.version, self.env[node] = alias.base.version, new
 
     def _track(self, node: fx.Node, result: Any) -> None:
-        """Remember whose memory the result of a call shares in the program (by the program's own strides, not by ours)."""
+        """Remember whose memory the result of a call shares, by the program's own strides, not by ours."""
         if not isinstance(result, fx.Node) or not _may_alias(node.target):
             return
         source = _owner(node)
@@ -567,7 +623,17 @@ class _Flatten:
             return _slice_view(e, dim, start, end, step)
         if name == "select":
             return _select_view(e, a["dim"], a["index"])
-        if name in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "view_as", "reshape_as"):
+        if name in (
+            "view",
+            "reshape",
+            "flatten",
+            "unflatten",
+            "squeeze",
+            "unsqueeze",
+            "_unsafe_view",
+            "view_as",
+            "reshape_as",
+        ):
             return _View(lambda x: e.call("reshape", x, inner), lambda _, new: e.call("reshape", new, outer))
         dims = _permutation(name, a, len(outer))
         if dims is not None:
@@ -585,7 +651,9 @@ class _Flatten:
         """What a call of the program came from, for the calls made in its place."""
         origin = self.origins.get(node.name) or origin_of(node.meta, node.name)
         if origin.file is None:
-            near = (self.env[n].meta["porter_origin"] for n in node.all_input_nodes if isinstance(self.env.get(n), fx.Node))
+            near = (
+                self.env[n].meta["porter_origin"] for n in node.all_input_nodes if isinstance(self.env.get(n), fx.Node)
+            )
             known = next((o for o in near if o.file), None)
             if known is not None and not origin.rules:
                 origin = replace(origin, file=known.file, line=known.line, function=known.function)
@@ -619,9 +687,16 @@ class _Flatten:
     def _write_in_place(self, node: fx.Node, args: Any, kwargs: Any) -> None:
         target = functional_form(node.target)
         if target is None or not self.strict:
-            raise _Fallback if self.strict else PorterError(
-                "PT310", f"the model writes in place with {node.target}", str(self.emit.meta["porter_origin"]),
-                "Use the out-of-place form.")
+            raise (
+                _Fallback
+                if self.strict
+                else PorterError(
+                    "PT310",
+                    f"the model writes in place with {node.target}",
+                    str(self.emit.meta["porter_origin"]),
+                    "Use the out-of-place form.",
+                )
+            )
         old = node.args[0]
         assert isinstance(old, fx.Node)
         before = self.env[old].meta["val"]
@@ -667,7 +742,9 @@ class _Flatten:
         return self.emit.call(node.target, *args, val=val, **kwargs)
 
     def _getitem(self, node: fx.Node) -> None:
-        whole, index = self.env[node.args[0]], node.args[1]
+        origin: Any = node.args[0]
+        index: Any = node.args[1]
+        whole = self.env[origin]
         if isinstance(whole, tuple):
             self.env[node] = whole[index]
             return
@@ -742,7 +819,9 @@ class _Flatten:
         kwargs: dict[str, Any] = {}
         schema = node.target._schema.arguments
         positional = [s for s in schema if not s.kwarg_only]
-        while positional and positional[-1].has_default_value() and a[positional[-1].name] == positional[-1].default_value:
+        while (
+            positional and positional[-1].has_default_value() and a[positional[-1].name] == positional[-1].default_value
+        ):
             positional.pop()
         args.extend(a[s.name] for s in positional)
         kwargs.update((s.name, a[s.name]) for s in schema if s.kwarg_only and a[s.name] != s.default_value)
@@ -753,8 +832,8 @@ def _mutates(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
-def functional_form(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
-    """``aten.silu_.default`` -> ``aten.silu.default``; None where there is no such operator, or shapes change in place."""
+def functional_form(target: Any) -> torch._ops.OpOverload | None:
+    """``aten.silu_.default`` -> ``aten.silu.default``; None where there is none, or shapes change in place."""
     name = target._schema.name.removeprefix("aten::")
     if torch.Tag.inplace_view in target.tags or not name.endswith("_") or name.startswith("__"):
         return None
@@ -765,10 +844,12 @@ def functional_form(target: torch._ops.OpOverload) -> torch._ops.OpOverload | No
 def _needs_torch(target: Any) -> bool:
     """Whether a call should be taken apart by torch: a composite without a meaning here, or a nested region."""
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return target.name().startswith("wrap")
+        return str(target).startswith("wrap")
     if not isinstance(target, torch._ops.OpOverload) or str(target) in TABLE or str(target) in _NORMALIZERS:
         return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
+    schema = target._schema
+    name = f"{schema.name}.{schema.overload_name}".rstrip(".")
+    return torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
 
 
 def _may_alias(target: Any) -> bool:
@@ -791,17 +872,21 @@ def _owner(node: fx.Node) -> fx.Node | None:
     if not isinstance(made, torch.Tensor):
         return None
     memory = made.untyped_storage()._cdata
-    return next((n for n, v in vals.items() if v.untyped_storage()._cdata == memory), None)
+    return next((n for n, v in vals.items() if v is not None and v.untyped_storage()._cdata == memory), None)
 
 
 def _slice_view(e: Emitter, dim: int, start: Any, end: Any, step: int) -> _View:
-    return _View(lambda x: e.call("slice.Tensor", x, dim, start, end, step),
-                 lambda whole, new: e.call("slice_scatter", whole, new, dim, start, end, step))
+    return _View(
+        lambda x: e.call("slice.Tensor", x, dim, start, end, step),
+        lambda whole, new: e.call("slice_scatter", whole, new, dim, start, end, step),
+    )
 
 
 def _select_view(e: Emitter, dim: int, index: int) -> _View:
-    return _View(lambda x: e.call("select.int", x, dim, index),
-                 lambda whole, new: e.call("select_scatter", whole, new, dim, index))
+    return _View(
+        lambda x: e.call("select.int", x, dim, index),
+        lambda whole, new: e.call("select_scatter", whole, new, dim, index),
+    )
 
 
 def _cannot(*_: fx.Node) -> fx.Node:
@@ -882,8 +967,17 @@ def _to_copy(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
     return x if x.meta["val"].dtype == dtype else self.emit.call("_to_copy", x, dtype=dtype)
 
 
-@_normalizes("view.default", "_unsafe_view.default", "_reshape_alias.default", "view_copy.default", "reshape.default",
-             "view_as.default", "reshape_as.default", "flatten.using_ints", "unflatten.int")
+@_normalizes(
+    "view.default",
+    "_unsafe_view.default",
+    "_reshape_alias.default",
+    "view_copy.default",
+    "reshape.default",
+    "view_as.default",
+    "reshape_as.default",
+    "flatten.using_ints",
+    "unflatten.int",
+)
 def _view(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
     """reshape: a view where it can be one (the strides may have changed)."""
     sizes = a.get("size", a.get("shape"))
@@ -1130,9 +1224,19 @@ def _with_batch(self: _Flatten, x: fx.Node, rank: int, build: Callable[[fx.Node]
     return self.emit.call("squeeze.dim", build(self.emit.call("unsqueeze", x, 0)), 0)
 
 
-_WINDOWED = {f"aten.{k}{n}d.{o}": n + 2 for k, o in (("conv", "default"), ("conv", "padding"), ("max_pool", "default"),
-             ("avg_pool", "default"), ("adaptive_avg_pool", "default"), ("conv_transpose", "input"),
-             ("conv_transpose", "default")) for n in (1, 2, 3)}
+_WINDOWED = {
+    f"aten.{k}{n}d.{o}": n + 2
+    for k, o in (
+        ("conv", "default"),
+        ("conv", "padding"),
+        ("max_pool", "default"),
+        ("avg_pool", "default"),
+        ("adaptive_avg_pool", "default"),
+        ("conv_transpose", "input"),
+        ("conv_transpose", "default"),
+    )
+    for n in (1, 2, 3)
+}
 
 
 @_normalizes(*(t.removeprefix("aten.") for t in _WINDOWED))

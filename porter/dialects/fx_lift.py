@@ -18,8 +18,23 @@ from torch import fx
 
 from porter.ops import Array, Op, Origin, Value
 
-__all__ = ["BINARY", "COMPARE", "LOGICAL", "NO_EFFECT", "RANDOM", "SHAPE_ONLY", "TABLE", "UNARY", "UNARY_FLOAT",
-           "bind", "dtype_name", "lift", "scalar_array", "to_numpy"]
+__all__ = [
+    "BINARY",
+    "COMPARE",
+    "LOGICAL",
+    "NO_EFFECT",
+    "RANDOM",
+    "SHAPE_ONLY",
+    "TABLE",
+    "UNARY",
+    "UNARY_FLOAT",
+    "bind",
+    "dtype_name",
+    "lift",
+    "scalar_array",
+    "to_numpy",
+    "words",
+]
 
 Lifted = tuple[str, tuple[Value | None, ...], dict[str, Any]]
 Lifter = Callable[["Args"], Lifted]
@@ -30,6 +45,11 @@ class Unknown(Exception):
 
 
 # ---------------------------------------------------------------------------------------------- numbers
+
+
+def words(text: str) -> list[str]:
+    """The names in a string of names."""
+    return text.split()
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -60,9 +80,11 @@ def scalar_array(number: float, dtype: str) -> Array:
 
 #: Arguments that say where or how to compute, never what.
 NO_EFFECT = frozenset(
-    "memory_format layout device pin_memory non_blocking implicit cudnn_enabled cudnn_enable momentum benchmark "
-    "deterministic allow_tf32 requires_grad sparse_grad padding_idx scale_grad_by_freq sparse half_to_float path "
-    "stable copy unsafe".split()
+    words(
+        "memory_format layout device pin_memory non_blocking implicit cudnn_enabled cudnn_enable momentum benchmark "
+        "deterministic allow_tf32 requires_grad sparse_grad padding_idx scale_grad_by_freq sparse half_to_float path "
+        "stable copy unsafe"
+    )
 )
 
 
@@ -91,6 +113,10 @@ class Args:
 
     def __contains__(self, name: str) -> bool:
         return name in self._given
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A plain argument, or ``default`` where the overload has no such argument."""
+        return self[name] if name in self._given else default
 
     def read(self, *names: str) -> None:
         """Say that these arguments change nothing beyond what the attributes say already."""
@@ -206,28 +232,61 @@ def lifter(*targets: str) -> Callable[[Lifter], Lifter]:
 UNARY_FLOAT = {
     f"aten.{name}.default": kind
     for name, kind in {
-        **{k: k for k in "sigmoid tanh exp expm1 log log1p log2 log10 sqrt rsqrt reciprocal sin cos tan asin acos atan "
-           "sinh cosh asinh acosh atanh erf".split()},
-        "special_expit": "sigmoid", "special_erf": "erf", "special_expm1": "expm1", "special_log1p": "log1p",
+        **{
+            k: k
+            for k in words(
+                "sigmoid tanh exp expm1 log log1p log2 log10 sqrt rsqrt reciprocal sin cos tan asin acos atan "
+                "sinh cosh asinh acosh atanh erf"
+            )
+        },
+        "special_expit": "sigmoid",
+        "special_erf": "erf",
+        "special_expm1": "expm1",
+        "special_log1p": "log1p",
     }.items()
 }
 UNARY = UNARY_FLOAT | {
     f"aten.{name}.default": kind
     for name, kind in {
-        **{k: k for k in "relu relu6 silu hardswish mish selu abs neg sign floor ceil round trunc square isnan isinf "
-           "logical_not bitwise_not".split()},
-        "log_sigmoid": "logsigmoid", "sgn": "sign", "fix": "trunc",
-        **{k: "identity" for k in "clone alias detach lift_fresh_copy lift_fresh contiguous alias_copy detach_copy".split()},
+        **{
+            k: k
+            for k in words(
+                "relu relu6 silu hardswish mish selu abs neg sign floor ceil round trunc square isnan isinf "
+                "logical_not bitwise_not"
+            )
+        },
+        "log_sigmoid": "logsigmoid",
+        "sgn": "sign",
+        "fix": "trunc",
+        **dict.fromkeys(
+            words("clone alias detach lift_fresh_copy lift_fresh contiguous alias_copy detach_copy"), "identity"
+        ),
     }.items()
 }
 BINARY = {
-    "aten.add.Tensor": "add", "aten.add.Scalar": "add", "aten.sub.Tensor": "sub", "aten.sub.Scalar": "sub",
-    "aten.mul.Tensor": "mul", "aten.mul.Scalar": "mul", "aten.div.Tensor": "div", "aten.div.Scalar": "div",
-    "aten.true_divide.Tensor": "div", "aten.pow.Tensor_Tensor": "pow", "aten.pow.Tensor_Scalar": "pow",
-    "aten.pow.Scalar": "pow", "aten.maximum.default": "maximum", "aten.minimum.default": "minimum",
-    "aten.max.other": "maximum", "aten.min.other": "minimum", "aten.atan2.default": "atan2",
-    "aten.remainder.Tensor": "remainder", "aten.remainder.Scalar": "remainder", "aten.remainder.Scalar_Tensor": "remainder",
-    "aten.fmod.Tensor": "fmod", "aten.fmod.Scalar": "fmod", "aten.floor_divide.default": "floor_divide",
+    "aten.add.Tensor": "add",
+    "aten.add.Scalar": "add",
+    "aten.sub.Tensor": "sub",
+    "aten.sub.Scalar": "sub",
+    "aten.mul.Tensor": "mul",
+    "aten.mul.Scalar": "mul",
+    "aten.div.Tensor": "div",
+    "aten.div.Scalar": "div",
+    "aten.true_divide.Tensor": "div",
+    "aten.pow.Tensor_Tensor": "pow",
+    "aten.pow.Tensor_Scalar": "pow",
+    "aten.pow.Scalar": "pow",
+    "aten.maximum.default": "maximum",
+    "aten.minimum.default": "minimum",
+    "aten.max.other": "maximum",
+    "aten.min.other": "minimum",
+    "aten.atan2.default": "atan2",
+    "aten.remainder.Tensor": "remainder",
+    "aten.remainder.Scalar": "remainder",
+    "aten.remainder.Scalar_Tensor": "remainder",
+    "aten.fmod.Tensor": "fmod",
+    "aten.fmod.Scalar": "fmod",
+    "aten.floor_divide.default": "floor_divide",
     "aten.floor_divide.Scalar": "floor_divide",
     **{f"aten.bitwise_{k}.{o}": f"bitwise_{k}" for k in ("and", "or", "xor") for o in ("Tensor", "Scalar")},
 }
@@ -235,13 +294,20 @@ COMPARE = {f"aten.{k}.{o}": k for k in ("eq", "ne", "lt", "le", "gt", "ge") for 
 LOGICAL = {f"aten.logical_{k}.default": f"logical_{k}" for k in ("and", "or", "xor")}
 #: Operators that read only the shape of their tensor arguments.
 SHAPE_ONLY = frozenset(
-    f"aten.{n}" for n in "zeros_like.default ones_like.default full_like.default new_zeros.default new_ones.default "
-    "new_full.default fill.Scalar zero.default".split()
+    f"aten.{n}"
+    for n in words(
+        "zeros_like.default ones_like.default full_like.default new_zeros.default new_ones.default "
+        "new_full.default fill.Scalar zero.default"
+    )
 )
 RANDOM = frozenset(
-    f"aten.{n}" for n in "rand.default randn.default randint.default randint.low rand_like.default randn_like.default "
-    "randint_like.default randint_like.low_dtype bernoulli.default bernoulli.p normal.Tensor_float normal_functional.default "
-    "randperm.default uniform.default native_dropout.default multinomial.default exponential.default".split()
+    f"aten.{n}"
+    for n in words(
+        "rand.default randn.default randint.default randint.low rand_like.default randn_like.default "
+        "randint_like.default randint_like.low_dtype bernoulli.default bernoulli.p normal.Tensor_float "
+        "normal_functional.default "
+        "randperm.default uniform.default native_dropout.default multinomial.default exponential.default"
+    )
 )
 
 
@@ -353,8 +419,8 @@ def _threshold(a: Args) -> Lifted:
 @lifter("clamp.default", "clamp_min.default", "clamp_max.default", "clip.default", "hardtanh.default")
 def _clamp(a: Args) -> Lifted:
     x = a.tensor("self")
-    low, high = (("min_val", "max_val") if "min_val" in a else ("min", "max"))
-    limits = [a[n] if n in a else None for n in (low, high)]
+    low, high = ("min_val", "max_val") if "min_val" in a else ("min", "max")
+    limits = [a.get(n) for n in (low, high)]
     if str(x.dtype).startswith(("int", "uint")):
         return "clamp", (x,), {"min": limits[0], "max": limits[1]}
     as_float = [None if v is None else float(v) for v in limits]
@@ -404,8 +470,13 @@ def _conv(kind: str, a: Args, x: Value, w: Value, padding: Sequence[Any], extra:
     n = len(_shape(w)) - 2
     if len(_shape(x)) != n + 2:
         raise Unknown
-    attrs = {"stride": a.sizes("stride", n), "padding": tuple(padding), "dilation": a.sizes("dilation", n),
-             "groups": a["groups"], **extra}
+    attrs = {
+        "stride": a.sizes("stride", n),
+        "padding": tuple(padding),
+        "dilation": a.sizes("dilation", n),
+        "groups": a["groups"],
+        **extra,
+    }
     return f"{kind}{n}d", (x, w, a.optional("bias")), attrs
 
 
@@ -449,8 +520,13 @@ def _max_pool(a: Args) -> Lifted:
     n = int(name[len("aten.max_pool")])
     _batched(x, n)
     kernel = a.sizes("kernel_size", n)
-    attrs = {"kernel": kernel, "stride": a.sizes("stride", n, kernel), "padding": _pairs(a.sizes("padding", n)),
-             "dilation": a.sizes("dilation", n), "ceil_mode": bool(a["ceil_mode"])}
+    attrs = {
+        "kernel": kernel,
+        "stride": a.sizes("stride", n, kernel),
+        "padding": _pairs(a.sizes("padding", n)),
+        "dilation": a.sizes("dilation", n),
+        "ceil_mode": bool(a["ceil_mode"]),
+    }
     return f"max_pool{n}d" + ("_with_indices" if "indices" in name else ""), (x,), attrs
 
 
@@ -460,14 +536,25 @@ def _avg_pool(a: Args) -> Lifted:
     n = int(str(a.node.target)[len("aten.avg_pool")])
     _batched(x, n)
     kernel = a.sizes("kernel_size", n)
-    attrs = {"kernel": kernel, "stride": a.sizes("stride", n, kernel), "padding": _pairs(a.sizes("padding", n)),
-             "ceil_mode": bool(a["ceil_mode"]), "count_include_pad": bool(a["count_include_pad"]),
-             "divisor_override": a["divisor_override"] if "divisor_override" in a else None}
+    attrs = {
+        "kernel": kernel,
+        "stride": a.sizes("stride", n, kernel),
+        "padding": _pairs(a.sizes("padding", n)),
+        "ceil_mode": bool(a["ceil_mode"]),
+        "count_include_pad": bool(a["count_include_pad"]),
+        "divisor_override": a.get("divisor_override"),
+    }
     return f"avg_pool{n}d", (x,), attrs
 
 
-@lifter("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default",
-        "adaptive_avg_pool3d.default", "_adaptive_avg_pool3d.default", "adaptive_max_pool2d.default")
+@lifter(
+    "adaptive_avg_pool1d.default",
+    "adaptive_avg_pool2d.default",
+    "_adaptive_avg_pool2d.default",
+    "adaptive_avg_pool3d.default",
+    "_adaptive_avg_pool3d.default",
+    "adaptive_max_pool2d.default",
+)
 def _adaptive_pool(a: Args) -> Lifted:
     x = a.tensor("self")
     kind = str(a.node.target).removeprefix("aten.").removesuffix(".default").lstrip("_")
@@ -485,15 +572,25 @@ def _max_unpool(a: Args) -> Lifted:
 
 @lifter("im2col.default")
 def _unfold(a: Args) -> Lifted:
-    attrs = {n: a.sizes(s, 2) for n, s in (("kernel", "kernel_size"), ("stride", "stride"), ("padding", "padding"),
-                                           ("dilation", "dilation"))}
+    attrs = {
+        n: a.sizes(s, 2)
+        for n, s in (("kernel", "kernel_size"), ("stride", "stride"), ("padding", "padding"), ("dilation", "dilation"))
+    }
     return "unfold", (a.tensor("self"),), attrs
 
 
 @lifter("col2im.default")
 def _fold(a: Args) -> Lifted:
-    attrs = {n: a.sizes(s, 2) for n, s in (("output_size", "output_size"), ("kernel", "kernel_size"), ("stride", "stride"),
-                                           ("padding", "padding"), ("dilation", "dilation"))}
+    attrs = {
+        n: a.sizes(s, 2)
+        for n, s in (
+            ("output_size", "output_size"),
+            ("kernel", "kernel_size"),
+            ("stride", "stride"),
+            ("padding", "padding"),
+            ("dilation", "dilation"),
+        )
+    }
     return "fold", (a.tensor("self"),), attrs
 
 
@@ -504,7 +601,13 @@ def _fold(a: Args) -> Lifted:
 def _batch_norm(a: Args) -> Lifted:
     if a["training"]:
         raise Unknown
-    operands = (a.tensor("input"), a.optional("weight"), a.optional("bias"), a.tensor("running_mean"), a.tensor("running_var"))
+    operands = (
+        a.tensor("input"),
+        a.optional("weight"),
+        a.optional("bias"),
+        a.tensor("running_mean"),
+        a.tensor("running_var"),
+    )
     return "batch_norm", operands, {"eps": float(a["eps"])}
 
 
@@ -527,7 +630,11 @@ def _trailing(a: Args, x: Value) -> tuple[int, ...]:
 @lifter("layer_norm.default")
 def _layer_norm(a: Args) -> Lifted:
     x = a.tensor("input")
-    return "layer_norm", (x, a.optional("weight"), a.optional("bias")), {"axes": _trailing(a, x), "eps": float(a["eps"])}
+    return (
+        "layer_norm",
+        (x, a.optional("weight"), a.optional("bias")),
+        {"axes": _trailing(a, x), "eps": float(a["eps"])},
+    )
 
 
 @lifter("rms_norm.default")
@@ -554,17 +661,22 @@ def _softmax(a: Args) -> Lifted:
 # ------------------------------------------------------------------------------------------- reductions
 
 _REDUCE = {
-    "sum": ("default", "dim_IntList"), "mean": ("default", "dim"), "prod": ("default", "dim_int"),
-    "amax": ("default",), "amin": ("default",), "logsumexp": ("default",),
-    "all": ("default", "dim", "dims"), "any": ("default", "dim", "dims"),
+    "sum": ("default", "dim_IntList"),
+    "mean": ("default", "dim"),
+    "prod": ("default", "dim_int"),
+    "amax": ("default",),
+    "amin": ("default",),
+    "logsumexp": ("default",),
+    "all": ("default", "dim", "dims"),
+    "any": ("default", "dim", "dims"),
 }
 
 
 def _reduction(kind: str) -> Lifter:
     def lift_reduction(a: Args) -> Lifted:
         x = a.tensor("self")
-        dims = a["dim"] if "dim" in a else None
-        return kind, (x,), {"axes": _axes(dims, len(_shape(x))), "keepdim": bool(a["keepdim"]) if "keepdim" in a else False}
+        dims = a.get("dim")
+        return kind, (x,), {"axes": _axes(dims, len(_shape(x))), "keepdim": bool(a.get("keepdim"))}
 
     return lift_reduction
 
@@ -584,8 +696,11 @@ def _var(a: Args) -> Lifted:
         correction = int(a["unbiased"])
     if correction != int(correction):
         raise Unknown
-    attrs = {"axes": _axes(a["dim"] if "dim" in a else None, len(_shape(x))),
-             "keepdim": bool(a["keepdim"]) if "keepdim" in a else False, "correction": int(correction)}
+    attrs = {
+        "axes": _axes(a.get("dim"), len(_shape(x))),
+        "keepdim": bool(a.get("keepdim")),
+        "correction": int(correction),
+    }
     return str(a.node.target).split(".")[1], (x,), attrs
 
 
@@ -593,8 +708,11 @@ def _var(a: Args) -> Lifted:
 def _norm(a: Args) -> Lifted:
     x = a.tensor("self")
     p = a["ord" if "ord" in a else "p"]
-    attrs = {"p": 2.0 if p is None else float(p), "axes": _axes(a["dim"] if "dim" in a else None, len(_shape(x))),
-             "keepdim": bool(a["keepdim"]) if "keepdim" in a else False}
+    attrs = {
+        "p": 2.0 if p is None else float(p),
+        "axes": _axes(a.get("dim"), len(_shape(x))),
+        "keepdim": bool(a.get("keepdim")),
+    }
     return "norm", (x,), attrs
 
 
@@ -615,7 +733,12 @@ def _extreme(a: Args) -> Lifted:
 @lifter("topk.default")
 def _topk(a: Args) -> Lifted:
     x = a.tensor("self")
-    attrs = {"k": a["k"], "axis": _axis(a["dim"], len(_shape(x))), "largest": bool(a["largest"]), "sorted": bool(a["sorted"])}
+    attrs = {
+        "k": a["k"],
+        "axis": _axis(a["dim"], len(_shape(x))),
+        "largest": bool(a["largest"]),
+        "sorted": bool(a["sorted"]),
+    }
     return "topk", (x,), attrs
 
 
@@ -634,8 +757,16 @@ def _cumsum(a: Args) -> Lifted:
 # ------------------------------------------------------------------------------------------- shapes
 
 
-@lifter("view.default", "_unsafe_view.default", "reshape.default", "view_copy.default", "flatten.using_ints",
-        "unflatten.int", "_reshape_alias.default", "_reshape_copy.default")
+@lifter(
+    "view.default",
+    "_unsafe_view.default",
+    "reshape.default",
+    "view_copy.default",
+    "flatten.using_ints",
+    "unflatten.int",
+    "_reshape_alias.default",
+    "_reshape_copy.default",
+)
 def _reshape(a: Args) -> Lifted:
     x = a.tensor("self")
     a.read("size", "sizes", "shape", "stride", "start_dim", "end_dim", "dim")
@@ -681,7 +812,9 @@ def _transpose(a: Args) -> Lifted:
 def _movedim(a: Args) -> Lifted:
     x = a.tensor("self")
     rank = len(_shape(x))
-    source, target = ([_axis(d, rank) for d in ([v] if isinstance(v, int) else v)] for v in (a["source"], a["destination"]))
+    source, target = (
+        [_axis(d, rank) for d in ([v] if isinstance(v, int) else v)] for v in (a["source"], a["destination"])
+    )
     dims = [d for d in range(rank) if d not in source]
     for to, of in sorted(zip(target, source, strict=True)):
         dims.insert(to, of)
@@ -747,8 +880,16 @@ def _stack(a: Args) -> Lifted:
     return "stack", a.tensors("tensors"), {"axis": _axis(a["dim"], len(_shape(a.out[0])))}
 
 
-@lifter("split.Tensor", "split.sizes", "split_with_sizes.default", "unsafe_split.Tensor", "unsafe_split_with_sizes.default",
-        "split_with_sizes_copy.default", "split_copy.Tensor", "tensor_split.sections")
+@lifter(
+    "split.Tensor",
+    "split.sizes",
+    "split_with_sizes.default",
+    "unsafe_split.Tensor",
+    "unsafe_split_with_sizes.default",
+    "split_with_sizes_copy.default",
+    "split_copy.Tensor",
+    "tensor_split.sections",
+)
 def _split(a: Args) -> Lifted:
     x = a.tensor("self")
     axis = _axis(a["dim"], len(_shape(x)))
@@ -768,7 +909,11 @@ def _unbind(a: Args) -> Lifted:
     return "unbind", (x,), {"axis": _axis(a["dim"], len(_shape(x)))}
 
 
-@lifter("pad.default", "constant_pad_nd.default", *(f"{m}_pad{n}d.default" for m in ("reflection", "replication") for n in (1, 2, 3)))
+@lifter(
+    "pad.default",
+    "constant_pad_nd.default",
+    *(f"{m}_pad{n}d.default" for m in ("reflection", "replication") for n in (1, 2, 3)),
+)
 def _pad(a: Args) -> Lifted:
     x = a.tensor("self")
     name = str(a.node.target)
@@ -780,7 +925,7 @@ def _pad(a: Args) -> Lifted:
     mode = "reflect" if "reflection" in name else "replicate" if "replication" in name else "constant"
     if "mode" in a:
         mode = a["mode"]
-    value = a["value"] if "value" in a else None
+    value = a.get("value")
     return "pad", (x,), {"padding": tuple(pairs), "mode": mode, "value": float(value or 0.0)}
 
 
@@ -844,7 +989,11 @@ def _index(a: Args) -> Lifted:
 @lifter("index_put.default")
 def _index_put(a: Args) -> Lifted:
     axes, indices = _indices(a)
-    return "index_put", (a.tensor("self"), a.tensor("values"), *indices), {"axes": axes, "accumulate": bool(a["accumulate"])}
+    return (
+        "index_put",
+        (a.tensor("self"), a.tensor("values"), *indices),
+        {"axes": axes, "accumulate": bool(a["accumulate"])},
+    )
 
 
 @lifter("scatter.src", "scatter.reduce", "scatter_add.default", "scatter_reduce.two")
@@ -882,8 +1031,12 @@ def _one_hot(a: Args) -> Lifted:
 _UPSAMPLE = {
     **{f"upsample_nearest{n}d": ("nearest", n) for n in (1, 2, 3)},
     **{f"_upsample_nearest_exact{n}d": ("nearest_exact", n) for n in (1, 2, 3)},
-    "upsample_linear1d": ("linear", 1), "upsample_bilinear2d": ("linear", 2), "upsample_trilinear3d": ("linear", 3),
-    "upsample_bicubic2d": ("cubic", 2), "_upsample_bilinear2d_aa": ("linear", 2), "_upsample_bicubic2d_aa": ("cubic", 2),
+    "upsample_linear1d": ("linear", 1),
+    "upsample_bilinear2d": ("linear", 2),
+    "upsample_trilinear3d": ("linear", 3),
+    "upsample_bicubic2d": ("cubic", 2),
+    "_upsample_bilinear2d_aa": ("linear", 2),
+    "_upsample_bicubic2d_aa": ("cubic", 2),
 }
 
 
@@ -897,9 +1050,9 @@ def _resize(a: Args) -> Lifted:
     if "scale_factors" in a:
         scales: Any = a["scale_factors"]
     else:
-        given = [a[s] if s in a else None for s in (("scales",) if n == 1 else ("scales_d", "scales_h", "scales_w")[-n:])]
+        given = [a.get(s) for s in (("scales",) if n == 1 else ("scales_d", "scales_h", "scales_w")[-n:])]
         scales = None if None in given else given
-    aligned = bool(a["align_corners"]) if "align_corners" in a else False
+    aligned = bool(a.get("align_corners"))
     attrs = {
         "mode": "nearest" if mode == "nearest_exact" else mode,
         "coordinates": "asymmetric" if mode == "nearest" else "align_corners" if aligned else "half_pixel",
@@ -930,8 +1083,11 @@ GRID_PADDING = ("zeros", "border", "reflection")
 
 @lifter("grid_sampler.default", "grid_sampler_2d.default", "grid_sampler_3d.default")
 def _grid_sample(a: Args) -> Lifted:
-    attrs = {"mode": GRID_MODES[a["interpolation_mode"]], "padding_mode": GRID_PADDING[a["padding_mode"]],
-             "align_corners": bool(a["align_corners"])}
+    attrs = {
+        "mode": GRID_MODES[a["interpolation_mode"]],
+        "padding_mode": GRID_PADDING[a["padding_mode"]],
+        "align_corners": bool(a["align_corners"]),
+    }
     return "grid_sample", (a.tensor("input"), a.tensor("grid")), attrs
 
 
@@ -946,19 +1102,29 @@ def _nms(a: Args) -> Lifted:
 @lifter("arange.default", "arange.start", "arange.start_step")
 def _arange(a: Args) -> Lifted:
     a.read("dtype")
-    attrs = {"start": a["start"] if "start" in a else 0, "end": a["end"], "step": a["step"] if "step" in a else 1,
-             "dtype": a.out[0].dtype}
+    attrs = {"start": a.get("start", 0), "end": a["end"], "step": a.get("step", 1), "dtype": a.out[0].dtype}
     return "arange", (), attrs
 
 
 @lifter("linspace.default")
 def _linspace(a: Args) -> Lifted:
     a.read("dtype")
-    return "linspace", (), {"start": float(a["start"]), "end": float(a["end"]), "steps": a["steps"], "dtype": a.out[0].dtype}
+    return (
+        "linspace",
+        (),
+        {"start": float(a["start"]), "end": float(a["end"]), "steps": a["steps"], "dtype": a.out[0].dtype},
+    )
 
 
-@lifter("full.default", "zeros.default", "ones.default", "new_zeros.default", "new_ones.default", "new_full.default",
-        "scalar_tensor.default")
+@lifter(
+    "full.default",
+    "zeros.default",
+    "ones.default",
+    "new_zeros.default",
+    "new_ones.default",
+    "new_full.default",
+    "scalar_tensor.default",
+)
 def _full(a: Args) -> Lifted:
     a.read("dtype", "self", "size")
     name = str(a.node.target)
@@ -976,12 +1142,12 @@ def _fill(a: Args) -> Lifted:
 @lifter("eye.default", "eye.m")
 def _eye(a: Args) -> Lifted:
     a.read("dtype")
-    return "eye", (), {"rows": a["n"], "cols": a["m"] if "m" in a else a["n"], "diagonal": 0, "dtype": a.out[0].dtype}
+    return "eye", (), {"rows": a["n"], "cols": a.get("m", a["n"]), "diagonal": 0, "dtype": a.out[0].dtype}
 
 
 @lifter("meshgrid.indexing", "meshgrid.default")
 def _meshgrid(a: Args) -> Lifted:
-    return "meshgrid", a.tensors("tensors"), {"indexing": a["indexing"] if "indexing" in a else "ij"}
+    return "meshgrid", a.tensors("tensors"), {"indexing": a.get("indexing", "ij")}
 
 
 def _random(a: Args) -> Lifted:
@@ -1004,7 +1170,7 @@ def _attention(a: Args) -> Lifted:
 
 @lifter("lstm.input", "gru.input", "rnn_tanh.input")
 def _recurrent(a: Args) -> Lifted:
-    """Operands: x, the weights in torch's order (w_ih, w_hh, b_ih, b_hh for each layer and direction), the initial state."""
+    """Operands: x, the weights in torch's order (w_ih, w_hh, b_ih, b_hh by layer and direction), the initial state."""
     if a["train"] and a["dropout"]:
         raise Unknown
     a.read("dropout", "train")
@@ -1012,8 +1178,11 @@ def _recurrent(a: Args) -> Lifted:
     weights = a.tensors("params")
     states = a.tensors("hx") if kind == "lstm" else (a.tensor("hx"),)
     attrs = {
-        "hidden": _shape(weights[1])[-1], "direction": "bidirectional" if a["bidirectional"] else "forward",
-        "layers": a["num_layers"], "layout": "batch_first" if a["batch_first"] else "time_first", "biases": bool(a["has_biases"]),
+        "hidden": _shape(weights[1])[-1],
+        "direction": "bidirectional" if a["bidirectional"] else "forward",
+        "layers": a["num_layers"],
+        "layout": "batch_first" if a["batch_first"] else "time_first",
+        "biases": bool(a["has_biases"]),
     }
     return kind, (a.tensor("input"), *weights, *states), attrs
 
@@ -1025,7 +1194,8 @@ _CONTROL = {"cond": "if", "while_loop": "loop", "scan": "scan"}
 
 def _own_name(target: Any) -> str:
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return _CONTROL.get(target.name(), f"higher_order.{target.name()}")
+        name = str(target)
+        return _CONTROL.get(name, f"higher_order.{name}")
     return str(target) if isinstance(target, torch._ops.OpOverload) else f"python:{getattr(target, '__name__', target)}"
 
 

@@ -268,7 +268,9 @@ def _conv(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
     padding = _symmetric(a["padding"])
     totals = [d * (k - 1) for d, k in zip(a["dilation"], weight.meta["val"].shape[2:], strict=True)]
     if padding is None and set(a["stride"]) == {1} and a["padding"] == tuple((t // 2, t - t // 2) for t in totals):
-        return e.call(f"{op.kind}.padding", data, weight, bias, list(a["stride"]), "same", list(a["dilation"]), a["groups"])
+        return e.call(
+            f"{op.kind}.padding", data, weight, bias, list(a["stride"]), "same", list(a["dilation"]), a["groups"]
+        )
     if padding is None:
         data = _constant_pad(e, data, a["padding"], 0.0)
         padding = [0] * len(a["padding"])
@@ -280,8 +282,15 @@ def _conv_transpose(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
     a = op.attrs
     name = op.kind if op.kind == "conv_transpose1d" else f"{op.kind}.input"
     symmetric = _symmetric(a["padding"])
-    node = e.call(name, *x, list(a["stride"]), symmetric or [0] * len(a["padding"]), list(a["output_padding"]), a["groups"],
-                  list(a["dilation"]))
+    node = e.call(
+        name,
+        *x,
+        list(a["stride"]),
+        symmetric or [0] * len(a["padding"]),
+        list(a["output_padding"]),
+        a["groups"],
+        list(a["dilation"]),
+    )
     if symmetric is None:
         for axis, (begin, end) in enumerate(a["padding"], 2):
             extent = node.meta["val"].shape[axis]
@@ -344,7 +353,9 @@ def _unfold(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
 
 @lowering("fold")
 def _fold(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
-    return e.call("col2im", x[0], *(list(op.attrs[n]) for n in ("output_size", "kernel", "dilation", "padding", "stride")))
+    return e.call(
+        "col2im", x[0], *(list(op.attrs[n]) for n in ("output_size", "kernel", "dilation", "padding", "stride"))
+    )
 
 
 # ------------------------------------------------------------------------------------------- normalization
@@ -387,12 +398,14 @@ def _softmax(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
 
 @lowering("sum", "mean")
 def _sum(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
-    return e.call("sum.dim_IntList" if op.kind == "sum" else "mean.dim", x[0], list(op.attrs["axes"]), op.attrs["keepdim"])
+    return e.call(
+        "sum.dim_IntList" if op.kind == "sum" else "mean.dim", x[0], list(op.attrs["axes"]), op.attrs["keepdim"]
+    )
 
 
 @lowering("prod")
 def _prod(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
-    node = x[0]
+    node: fx.Node = x[0]
     if not op.attrs["keepdim"] and len(op.attrs["axes"]) == node.meta["val"].dim():
         return e.call("prod", node)
     for axis in sorted(op.attrs["axes"], reverse=True):
@@ -412,8 +425,13 @@ def _all(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
 
 @lowering("var", "std")
 def _var(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
-    return e.call(f"{op.kind}.correction", x[0], list(op.attrs["axes"]), correction=op.attrs["correction"],
-                  keepdim=op.attrs["keepdim"])
+    return e.call(
+        f"{op.kind}.correction",
+        x[0],
+        list(op.attrs["axes"]),
+        correction=op.attrs["correction"],
+        keepdim=op.attrs["keepdim"],
+    )
 
 
 @lowering("norm")
@@ -467,7 +485,7 @@ def _squeeze(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
 
 @lowering("unsqueeze")
 def _unsqueeze(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
-    node = x[0]
+    node: fx.Node = x[0]
     for axis in sorted(op.attrs["axes"]):
         node = e.call("unsqueeze", node, axis)
     return node
@@ -495,7 +513,7 @@ def _each_axis(op: Op) -> list[tuple[int, int, int, int]]:
 
 @lowering("slice")
 def _slice(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
-    node = x[0]
+    node: fx.Node = x[0]
     for axis, start, end, step in _each_axis(op):
         if step > 0:
             node = e.call("slice.Tensor", node, axis, start, end, step)
@@ -656,8 +674,12 @@ def _resize(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
         return e.call(f"upsample_nearest{n}d", x[0], sizes, *scales)
     if key == ("nearest", "half_pixel") and a["nearest_mode"] == "round_prefer_ceil":
         return e.call(f"_upsample_nearest_exact{n}d", x[0], sizes, *scales)
-    names = {("linear", 1): "upsample_linear1d", ("linear", 2): "upsample_bilinear2d", ("linear", 3): "upsample_trilinear3d",
-             ("cubic", 2): "upsample_bicubic2d"}
+    names = {
+        ("linear", 1): "upsample_linear1d",
+        ("linear", 2): "upsample_bilinear2d",
+        ("linear", 3): "upsample_trilinear3d",
+        ("cubic", 2): "upsample_bicubic2d",
+    }
     name = names.get((a["mode"], n))
     aligned = a["coordinates"] == "align_corners"
     # pytorch_half_pixel differs from half_pixel only where an axis becomes one element
@@ -700,7 +722,9 @@ def _channel_shuffle(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
 @lowering("grid_sample")
 def _grid_sample(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
     a = op.attrs
-    return e.call("grid_sampler", *x, GRID_MODES.index(a["mode"]), GRID_PADDING.index(a["padding_mode"]), a["align_corners"])
+    return e.call(
+        "grid_sampler", *x, GRID_MODES.index(a["mode"]), GRID_PADDING.index(a["padding_mode"]), a["align_corners"]
+    )
 
 
 # ------------------------------------------------------------------------------------------- creation

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading and writing .pt2 files (``torch.export.save``), without running what an untrusted file asks for.
 
-``torch.export.load`` of torch 2.13 can run code that a file names, in six ways: weights and constants stored as pickles
-(``use_pickle`` in torch/export/pt2_archive/_package.py, loaded with ``weights_only=False``), sample inputs (a fall-back to
-``weights_only=False``), custom and opaque objects, compiled AOTInductor libraries, call targets resolved by ``getattr``
-from ``torch`` (``torch.os.system``), and symbolic sizes given to ``sympy.sympify``, which evaluates them. The archive
-is read here first, with the same C++ reader, and refused if it uses any of these.
+``torch.export.load`` of torch 2.13 can run code that a file names, in six ways: weights and constants stored as
+pickles (``use_pickle`` in torch/export/pt2_archive/_package.py, loaded with ``weights_only=False``), sample inputs (a
+fall-back to ``weights_only=False``), custom and opaque objects, compiled AOTInductor libraries, call targets resolved
+by ``getattr`` from ``torch`` (``torch.os.system``), and symbolic sizes given to ``sympy.sympify``, which evaluates
+them. The archive is read here first, with the same C++ reader, and refused if it uses any of these.
 """
 
 from __future__ import annotations
@@ -69,8 +69,12 @@ def read_program(path: Path, run_pickled_code: bool) -> tuple[ExportedProgram, d
             with path.open("rb") as file:
                 program = torch.export.load(file, extra_files=extra)
         except Exception as error:
-            raise PorterError("PT502", f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}",
-                              str(path), f"Export the model again with torch {torch.__version__.partition('+')[0]}.") from error
+            raise PorterError(
+                "PT502",
+                f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}",
+                str(path),
+                f"Export the model again with torch {torch.__version__.partition('+')[0]}.",
+            ) from error
     program._guards_code = []  # code from the file, which module() would run
     return program, {name: content for name, content in extra.items() if content}
 
@@ -82,11 +86,19 @@ def _vet(path: Path) -> None:
     except RuntimeError as error:
         raise PorterError("PT502", f"{path} is cut short or damaged", str(error).splitlines()[0]) from error
     if "archive_format" not in records:
-        raise PorterError("PT503", f"{path} is not a .pt2 archive of torch 2.8 or later", fix="Export it again with torch.export.save.")
+        raise PorterError(
+            "PT503",
+            f"{path} is not a .pt2 archive of torch 2.8 or later",
+            fix="Export it again with torch.export.save.",
+        )
 
     def refuse(member: str, why: str) -> PorterError:
-        return PorterError("PT504", f"loading {path} would run code: {why}", f"{path}: {member}",
-                           "Get the model from a source that you trust, or export it again with plain tensors.")
+        return PorterError(
+            "PT504",
+            f"loading {path} would run code: {why}",
+            f"{path}: {member}",
+            "Get the model from a source that you trust, or export it again with plain tensors.",
+        )
 
     for record in records:
         if record.startswith(("data/aotinductor/", "executorch/")):
@@ -137,7 +149,7 @@ def _arithmetic(expression: str) -> bool:
     return bool(_EXPRESSION.fullmatch(expression)) and all(_WORD.fullmatch(w) for w in words)
 
 
-class _quiet:  # noqa: N801
+class _quiet:
     """A logger that says only errors."""
 
     def __init__(self, name: str) -> None:
@@ -254,6 +266,11 @@ def build_program(
         in_spec = pytree.tree_structure(((0,) * len(arguments), {}))
     signature = ModuleCallSignature(arguments, [s.arg for s in outputs], in_spec, out_spec)
     return ExportedProgram(
-        root, flat, ExportGraphSignature(inputs, outputs), state, {}, [ModuleCallEntry("", signature)],
+        root,
+        flat,
+        ExportGraphSignature(inputs, outputs),
+        state,
+        {},
+        [ModuleCallEntry("", signature)],
         verifiers=[Verifier if functional else TrainingIRVerifier],
-    )  # fmt: skip
+    )

@@ -31,8 +31,24 @@ from porter.errors import PorterError
 __all__ = ["read_script"]
 
 #: c10/core/ScalarType.h and c10/core/MemoryFormat.h: TorchScript writes dtypes and memory formats as numbers.
-_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64,
-           torch.complex32, torch.complex64, torch.complex128, torch.bool, torch.qint8, torch.quint8, torch.qint32, torch.bfloat16)
+_DTYPES = (
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+    torch.complex32,
+    torch.complex64,
+    torch.complex128,
+    torch.bool,
+    torch.qint8,
+    torch.quint8,
+    torch.qint32,
+    torch.bfloat16,
+)
 _FORMATS = (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
 _MOST_TURNS = 10_000
 
@@ -47,17 +63,26 @@ def read_script(path: Path, inputs: Sequence[Any]) -> tuple[ExportedProgram, lis
     if not path.is_file():
         raise PorterError("PT501", f"there is no file {path}")
     try:
-        script = torch.jit.load(str(path), map_location="cpu")
+        script = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        raise PorterError("PT502", f"{path} cannot be read as TorchScript", str(error).strip().splitlines()[-1]) from error
+        raise PorterError(
+            "PT502", f"{path} cannot be read as TorchScript", str(error).strip().splitlines()[-1]
+        ) from error
     if not inputs:
-        raise PorterError("PT507", f"{path} does not say the shapes of its inputs", "--input",
-                          "Say them: --input images:1x3x640x640 (name:shape[:dtype], once for each input).")
+        raise PorterError(
+            "PT507",
+            f"{path} does not say the shapes of its inputs",
+            "--input",
+            "Say them: --input images:1x3x640x640 (name:shape[:dtype], once for each input).",
+        )
     script.eval()
     schema = script.forward.schema.arguments[1:]
     parameters = [
-        inspect.Parameter(a.name, inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                          default=a.default_value if a.has_default_value() else inspect.Parameter.empty)
+        inspect.Parameter(
+            a.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=a.default_value if a.has_default_value() else inspect.Parameter.empty,
+        )
         for a in schema
     ]
     args, kwargs, names = match(parameters, example_inputs(inputs), path.name)
@@ -137,20 +162,33 @@ class _Run:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
         if "DataDependent" in type(error).__name__:
             return self.error(node, "a number or a size depends on the values of a tensor")
-        return PorterError("PT506", f"the model does not run on these inputs: {said}", _where(node) or self.source,
-                           "Check the shape and dtype of each --input against what the file was made with.")
+        return PorterError(
+            "PT506",
+            f"the model does not run on these inputs: {said}",
+            _where(node) or self.source,
+            "Check the shape and dtype of each --input against what the file was made with.",
+        )
 
     def error(self, node: Any, why: str) -> PorterError:
-        return PorterError("PT310", f"the model cannot be captured: {why}", _where(node) or self.source,
-                           "Trace the model again without that part (torch.jit.trace), or give the module by --model.")
+        return PorterError(
+            "PT310",
+            f"the model cannot be captured: {why}",
+            _where(node) or self.source,
+            "Trace the model again without that part (torch.jit.trace), or give the module by --model.",
+        )
 
     def prim_If(self, node: Any, inputs: list[Any]) -> Any:
         if isinstance(inputs[0], fx.Node):
             raise self.error(node, "a branch depends on the values of a tensor")
         chosen = list(node.blocks())[0 if inputs[0] else 1]
         self.block(chosen)
-        self.env.update(zip((v.debugName() for v in node.outputs()),
-                            [self.env[v.debugName()] for v in chosen.outputs()], strict=True))
+        self.env.update(
+            zip(
+                (v.debugName() for v in node.outputs()),
+                [self.env[v.debugName()] for v in chosen.outputs()],
+                strict=True,
+            )
+        )
         return _DONE
 
     def prim_Loop(self, node: Any, inputs: list[Any]) -> Any:
@@ -169,8 +207,12 @@ class _Run:
         return _DONE
 
     def prim_RaiseException(self, node: Any, inputs: list[Any]) -> Any:
-        raise PorterError("PT506", f"the model does not run on these inputs: {inputs[0]}", _where(node) or self.source,
-                          "Check the shape and dtype of each --input.")
+        raise PorterError(
+            "PT506",
+            f"the model does not run on these inputs: {inputs[0]}",
+            _where(node) or self.source,
+            "Check the shape and dtype of each --input.",
+        )
 
     # -- values
 
@@ -310,16 +352,21 @@ class _Run:
         return parts
 
     def operand(self, value: Any, other: Any) -> Any:
-        """A known tensor as a number where that means the same (a traced ``x * 2`` holds a tensor), else as a constant."""
+        """A known tensor as a number where that means the same (a traced ``x * 2`` holds one), else as a constant."""
         if isinstance(value, (list, tuple)):
             return [self.operand(v, None) for v in value]
         if not isinstance(value, torch.Tensor):
             return value
-        number = value.dim() == 0 and isinstance(other, torch.Tensor) and other.dim() > 0 and value.dtype is not torch.bool
-        if number and (other.dtype.is_floating_point or not value.dtype.is_floating_point) and other.dtype is not torch.bool:
+        number = (
+            value.dim() == 0 and isinstance(other, torch.Tensor) and other.dim() > 0 and value.dtype is not torch.bool
+        )
+        if (
+            number
+            and (other.dtype.is_floating_point or not value.dtype.is_floating_point)
+            and other.dtype is not torch.bool
+        ):
             return value.item()
         return self.constant(value)
-
 
     # -- where a node comes from
 
@@ -336,9 +383,9 @@ class _Run:
     def path(self, node: Any, args: Sequence[Any]) -> str:
         """The dotted path of the module that a node belongs to.
 
-        A node with weights is in the module that holds them. TorchScript names the others by the modules that were called,
-        which leaves out ModuleLists: of the paths with those names in that order and the fewest others, the one nearest to
-        the last weights.
+        A node with weights is in the module that holds them. TorchScript names the others by the modules that were
+        called, which leaves out ModuleLists: of the paths with those names in that order and the fewest others, the one
+        nearest to the last weights.
         """
         weights = [str(a.target).rpartition(".")[0] for a in args if isinstance(a, fx.Node) and a.op == "get_attr"]
         called = [name for name in re.findall(r"(\w+)\(", node.getModuleHierarchy()) if name != "SELF"]
@@ -412,7 +459,7 @@ _SCRIPTED = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 def _frames(node: Any) -> list[tuple[str, str, str]]:
-    """File, line and function of each frame, outermost first. A trace has the whole stack, a script the innermost frame."""
+    """File, line, function of each frame, outermost first. A trace has the whole stack, a script the innermost."""
     said = node.sourceRange()
     traced = [m.groups() for m in map(_TRACED.match, said.splitlines()) if m]
     if traced:

@@ -89,14 +89,35 @@ def case(name: str, module: Any, want: str, x: torch.Tensor | None = None, atol:
     ZOO[name] = (module if isinstance(module, nn.Module) else Fn(module), image() if x is None else x, want, atol)
 
 
-for _name in ("relu relu6 silu hardswish mish selu softsign logsigmoid").split():
+for _name in ["relu", "relu6", "silu", "hardswish", "mish", "selu", "softsign", "logsigmoid"]:
     case(_name, getattr(F, _name), "abs" if _name == "softsign" else _name)
-for _name in "exp expm1 sin cos tan atan sinh cosh asinh erf square neg abs sign floor ceil round trunc tanh sigmoid".split():
+for _name in [
+    "exp",
+    "expm1",
+    "sin",
+    "cos",
+    "tan",
+    "atan",
+    "sinh",
+    "cosh",
+    "asinh",
+    "erf",
+    "square",
+    "neg",
+    "abs",
+    "sign",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "tanh",
+    "sigmoid",
+]:
     case(_name, getattr(torch, _name), _name)
-for _name in "log log1p log2 log10 sqrt rsqrt reciprocal acosh".split():
-    case(_name, lambda x, f=getattr(torch, _name): f(x.abs() + 1), _name)
-for _name in "asin acos atanh".split():
-    case(_name, lambda x, f=getattr(torch, _name): f(x.sigmoid()), _name)
+for _name in ["log", "log1p", "log2", "log10", "sqrt", "rsqrt", "reciprocal", "acosh"]:
+    case(_name, lambda x, f=_name: getattr(torch, f)(x.abs() + 1), _name)
+for _name in ["asin", "acos", "atanh"]:
+    case(_name, lambda x, f=_name: getattr(torch, f)(x.sigmoid()), _name)
 case("isnan", lambda x: (torch.isnan(x), torch.isinf(x), torch.logical_not(x > 0)), "isnan isinf logical_not")
 case("int_sigmoid", lambda x: x.to(torch.int64).sigmoid(), "cast sigmoid")
 case("leaky_relu", lambda x: F.leaky_relu(x, 0.2), "leaky_relu")
@@ -112,23 +133,48 @@ case("hardtanh", lambda x: F.hardtanh(x, -0.5, 0.5), "clamp")
 case("clamp", lambda x: x.clamp(min=0.1).clamp(-1, 1).clamp_max(0.5), "clamp")
 case("clamp_tensor", lambda x: torch.clamp(x, x.mean(), x.amax()), "maximum minimum")
 case("glu", lambda x: F.glu(x, 1), "sigmoid mul slice", atol=1e-6)
-case("scalars", lambda x: (x + 1) * 2 - 3 / (x * x + 1) + (1 - x) - 2 ** x.sigmoid() + x**2, "add mul sub reciprocal pow")
+case(
+    "scalars", lambda x: (x + 1) * 2 - 3 / (x * x + 1) + (1 - x) - 2 ** x.sigmoid() + x**2, "add mul sub reciprocal pow"
+)
 case("alpha", lambda x: torch.add(x, x, alpha=3) - torch.rsub(x, 2, alpha=0.5), "add mul sub", atol=1e-6)
 case("mixed_dtypes", lambda x: x * torch.arange(8) + torch.arange(8) / 3 + (x > 0), "cast mul div add")
-case("divisions", lambda x: (x // 0.3, x % 0.3, torch.fmod(x, 0.3), torch.div(x, 0.3, rounding_mode="trunc"),
-                             torch.div((x * 9).int(), 2, rounding_mode="trunc"), (x * 9).int() // 2),
-     "floor_divide remainder fmod div trunc trunc_divide")
-case("bits", lambda x: ((x > 0) & (x < 1)) | ~(x > 0.5) ^ (x > 2), "bitwise_and bitwise_or bitwise_not bitwise_xor gt lt")
-case("logical", lambda x: torch.logical_and(x, x > 1) | torch.logical_or(x > 0, x < 1).logical_xor(x > 2), "cast logical_and logical_or logical_xor")
+case(
+    "divisions",
+    lambda x: (
+        x // 0.3,
+        x % 0.3,
+        torch.fmod(x, 0.3),
+        torch.div(x, 0.3, rounding_mode="trunc"),
+        torch.div((x * 9).int(), 2, rounding_mode="trunc"),
+        (x * 9).int() // 2,
+    ),
+    "floor_divide remainder fmod div trunc trunc_divide",
+)
+case(
+    "bits", lambda x: ((x > 0) & (x < 1)) | ~(x > 0.5) ^ (x > 2), "bitwise_and bitwise_or bitwise_not bitwise_xor gt lt"
+)
+case(
+    "logical",
+    lambda x: torch.logical_and(x, x > 1) | torch.logical_or(x > 0, x < 1).logical_xor(x > 2),
+    "cast logical_and logical_or logical_xor",
+)
 case("compare", lambda x: (x == 0, x != 0, x <= 0.5, x >= x.mean(), x.int() > 0.5), "eq ne le ge gt")
-case("minmax", lambda x: torch.maximum(x, -x) + torch.minimum(x, x * 2) + torch.atan2(x, x + 1), "maximum minimum atan2")
+case(
+    "minmax", lambda x: torch.maximum(x, -x) + torch.minimum(x, x * 2) + torch.atan2(x, x + 1), "maximum minimum atan2"
+)
 case("where", lambda x: torch.where(x > 0, x, 0.0) + torch.where(x > 0, torch.zeros_like(x), x), "where fill")
 case("masked_fill", lambda x: x.masked_fill(x > 0, 2.0).masked_fill(x > 1, x.mean()), "masked_fill where")
 case("linear", Net(nn.Linear(8, 3)), "linear")
-case("matmul", lambda x: (x @ x.transpose(2, 3), torch.bmm(x[0], x[0].mT), x[0, 0] @ x[0, 0].T, x[0, 0] @ x[0, 0, 0]), "matmul permute")
+case(
+    "matmul",
+    lambda x: (x @ x.transpose(2, 3), torch.bmm(x[0], x[0].mT), x[0, 0] @ x[0, 0].T, x[0, 0] @ x[0, 0, 0]),
+    "matmul permute",
+)
 case("addmm", lambda x: torch.addmm(x[0, 0, 0], x[0, 0].T, x[0, 1], beta=0.5, alpha=2), "gemm")
 case("einsum", lambda x: torch.einsum("bchw, bdhw -> bcd", x, x), "einsum")
-case("addcmul", lambda x: torch.addcmul(x, x, x, value=0.5) + torch.addcdiv(x, x, x.abs() + 1), "mul add div", atol=1e-6)
+case(
+    "addcmul", lambda x: torch.addcmul(x, x, x, value=0.5) + torch.addcdiv(x, x, x.abs() + 1), "mul add div", atol=1e-6
+)
 case("conv1d", Net(nn.Conv1d(4, 6, 3, 2, 1, groups=2)), "conv1d", image(1, 4, 9))
 case("conv2d", Net(nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2), bias=False)), "conv2d")
 case("conv2d_same", Net(nn.Conv2d(4, 6, (4, 3), padding="same")), "conv2d")
@@ -136,12 +182,36 @@ case("conv2d_unbatched", Net(nn.Conv2d(4, 6, 3, padding="valid")), "unsqueeze co
 case("conv3d", Net(nn.Conv3d(2, 3, 2)), "conv3d", image(1, 2, 3, 4, 5))
 case("conv_transpose1d", Net(nn.ConvTranspose1d(4, 6, 3, 2, 1, 1)), "conv_transpose1d", image(1, 4, 5))
 case("conv_transpose2d", Net(nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2, dilation=2)), "conv_transpose2d")
-case("max_pool", lambda x: (F.max_pool2d(x, 3, 2, 1), F.max_pool2d(x, (2, 3), ceil_mode=True), F.max_pool1d(x[0], 2)), "max_pool2d max_pool1d")
+case(
+    "max_pool",
+    lambda x: (F.max_pool2d(x, 3, 2, 1), F.max_pool2d(x, (2, 3), ceil_mode=True), F.max_pool1d(x[0], 2)),
+    "max_pool2d max_pool1d",
+)
 case("max_pool_dilated", lambda x: F.max_pool2d(x, 2, 1, dilation=2), "max_pool2d")
-case("max_pool_indices", lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), "max_pool2d_with_indices max_unpool2d")
-case("avg_pool", lambda x: (F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), F.avg_pool2d(x, 2, divisor_override=3), F.avg_pool1d(x[0], 2)), "avg_pool2d avg_pool1d")
-case("adaptive", lambda x: (F.adaptive_avg_pool2d(x, (1, 1)), F.adaptive_avg_pool2d(x, (3, 5)), F.adaptive_max_pool2d(x, 2),
-                            F.adaptive_avg_pool1d(x[0], 3)), "adaptive_avg_pool2d adaptive_max_pool2d adaptive_avg_pool1d")
+case(
+    "max_pool_indices",
+    lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    "max_pool2d_with_indices max_unpool2d",
+)
+case(
+    "avg_pool",
+    lambda x: (
+        F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+        F.avg_pool2d(x, 2, divisor_override=3),
+        F.avg_pool1d(x[0], 2),
+    ),
+    "avg_pool2d avg_pool1d",
+)
+case(
+    "adaptive",
+    lambda x: (
+        F.adaptive_avg_pool2d(x, (1, 1)),
+        F.adaptive_avg_pool2d(x, (3, 5)),
+        F.adaptive_max_pool2d(x, 2),
+        F.adaptive_avg_pool1d(x[0], 3),
+    ),
+    "adaptive_avg_pool2d adaptive_max_pool2d adaptive_avg_pool1d",
+)
 case("unfold", lambda x: F.fold(F.unfold(x, 2, stride=2), (6, 8), 2, stride=2), "unfold fold")
 case("batch_norm", Net(nn.BatchNorm2d(4)), "batch_norm")
 case("batch_norm_plain", Net(nn.BatchNorm2d(4, affine=False)), "batch_norm")
@@ -152,46 +222,166 @@ case("group_norm", Net(nn.GroupNorm(2, 4)), "group_norm")
 case("rms_norm", Net(nn.RMSNorm(8)), "rms_norm")
 case("softmax", lambda x: F.softmax(x, 1) + F.log_softmax(x, -1), "softmax log_softmax")
 case("normalize", lambda x: F.normalize(x, dim=1), "norm clamp div")
-case("sums", lambda x: (x.sum(), x.sum((1, -1)), x.mean(2, keepdim=True), x.mean(), x.prod(3), x.amax((0, 1)), x.amin(1), (x > 0).sum(1)),
-     "sum mean prod amax amin cast")
-case("reductions", lambda x: (x.logsumexp(1), (x > 0).all(1), (x > 9).any(), x.var(1), x.std((1, 2), correction=0), x.norm(),
-                              x.norm(1, dim=2), x.max(), torch.var_mean(x, 1)), "logsumexp all any var std norm amax mean", atol=1e-6)
+case(
+    "sums",
+    lambda x: (
+        x.sum(),
+        x.sum((1, -1)),
+        x.mean(2, keepdim=True),
+        x.mean(),
+        x.prod(3),
+        x.amax((0, 1)),
+        x.amin(1),
+        (x > 0).sum(1),
+    ),
+    "sum mean prod amax amin cast",
+)
+case(
+    "reductions",
+    lambda x: (
+        x.logsumexp(1),
+        (x > 0).all(1),
+        (x > 9).any(),
+        x.var(1),
+        x.std((1, 2), correction=0),
+        x.norm(),
+        x.norm(1, dim=2),
+        x.max(),
+        torch.var_mean(x, 1),
+    ),
+    "logsumexp all any var std norm amax mean",
+    atol=1e-6,
+)
 case("arg", lambda x: (x.argmax(), x.argmax(1, keepdim=True), x.argmin(-1)), "argmax argmin")
 case("max_dim", lambda x: (*x.max(1), *x.min(2, keepdim=True)), "max_dim min_dim")
 case("max_parts", lambda x: (x.max(1).values, x.min(1).indices), "amax argmin")
 case("topk", lambda x: (*x.topk(3, 1), *x.sort(2, descending=True), x.argsort(1), x.cumsum(1)), "topk sort cumsum")
-case("views", lambda x: (x.view(2, -1), x.reshape(4, 48), x.flatten(1, 2), x.unflatten(1, (2, 2)), x.squeeze(), x.unsqueeze(1), x[None]),
-     "reshape squeeze unsqueeze")
+case(
+    "views",
+    lambda x: (
+        x.view(2, -1),
+        x.reshape(4, 48),
+        x.flatten(1, 2),
+        x.unflatten(1, (2, 2)),
+        x.squeeze(),
+        x.unsqueeze(1),
+        x[None],
+    ),
+    "reshape squeeze unsqueeze",
+)
 case("axes", lambda x: (x.permute(0, 2, 3, 1), x.transpose(1, 2), x[0, 0].t(), torch.movedim(x, 1, 3), x.mT), "permute")
 case("contiguous_view", lambda x: x.permute(0, 2, 3, 1).contiguous().view(1, -1, 4), "permute identity reshape")
-case("expand", lambda x: (x[:, :1].expand(1, 4, 6, 8), x.repeat(2, 1, 1, 1), x[:, :1].expand_as(x), x.tile(2)), "expand repeat")
-case("slices", lambda x: (x[..., ::2], x[:, 1:3, -4:], x[:, -1], x.narrow(1, 1, 2), x[:, :, 1::3, 2:100]), "slice select")
+case(
+    "expand",
+    lambda x: (x[:, :1].expand(1, 4, 6, 8), x.repeat(2, 1, 1, 1), x[:, :1].expand_as(x), x.tile(2)),
+    "expand repeat",
+)
+case(
+    "slices", lambda x: (x[..., ::2], x[:, 1:3, -4:], x[:, -1], x.narrow(1, 1, 2), x[:, :, 1::3, 2:100]), "slice select"
+)
 case("cat", lambda x: torch.cat([x, x.int(), x > 0], 1), "cat cast")
 case("stack", lambda x: torch.stack([x, x], -1), "stack")
 case("splits", lambda x: (*x.split(3, 1), *x.split((1, 3), 1), *x.chunk(3, 2), *x.unbind(1)), "split unbind")
-case("pads", lambda x: (F.pad(x, (1, 2), value=1.5), F.pad(x, (1, 2, 0, 1), mode="reflect"), F.pad(x, (1, 1, 2, 2), mode="replicate"),
-                        F.pad(x, (-1, 1))), "pad")
+case(
+    "pads",
+    lambda x: (
+        F.pad(x, (1, 2), value=1.5),
+        F.pad(x, (1, 2, 0, 1), mode="reflect"),
+        F.pad(x, (1, 1, 2, 2), mode="replicate"),
+        F.pad(x, (-1, 1)),
+    ),
+    "pad",
+)
 case("flips", lambda x: (x.flip(1, -1), x.roll(1, 2), x.tril(1), x.triu()), "flip roll tril triu")
-case("gathers", lambda x: (x.gather(1, x.argsort(1)), x.index_select(2, torch.tensor([2, 0])), x[:, torch.tensor([1, 1])],
-                           x[:, torch.tensor([0, 1]), torch.tensor([2, 3])]), "gather index_select take index")
+case(
+    "gathers",
+    lambda x: (
+        x.gather(1, x.argsort(1)),
+        x.index_select(2, torch.tensor([2, 0])),
+        x[:, torch.tensor([1, 1])],
+        x[:, torch.tensor([0, 1]), torch.tensor([2, 3])],
+    ),
+    "gather index_select take index",
+)
 case("embedding", Net(Fn(lambda x: x.abs().int()), nn.Embedding(9, 3)), "embedding")
 case("index_put", lambda x: x.index_put((torch.tensor([0]), torch.tensor([2])), x[0, 1]), "index_put")
-case("scatter", lambda x: (x.scatter(1, x.argsort(1), x), x.scatter(1, x.argsort(1), 2.0), x.scatter_add(1, x.argmax(1, True), x)), "scatter")
+case(
+    "scatter",
+    lambda x: (x.scatter(1, x.argsort(1), x), x.scatter(1, x.argsort(1), 2.0), x.scatter_add(1, x.argmax(1, True), x)),
+    "scatter",
+)
 case("one_hot", lambda x: F.one_hot((x > 0).long(), 3), "cast")
-case("nearest", lambda x: (F.interpolate(x, scale_factor=2), F.interpolate(x, size=(5, 7)), F.interpolate(x, scale_factor=1.7, mode="nearest-exact")), "resize")
-case("bilinear", lambda x: (F.interpolate(x, scale_factor=1.7, mode="bilinear"), F.interpolate(x, (9, 5), mode="bilinear", align_corners=True),
-                            F.interpolate(x, (3, 4), mode="bilinear", antialias=True)), "resize")
-case("bicubic", lambda x: (F.interpolate(x, scale_factor=(2, 1.5), mode="bicubic"), F.interpolate(x[0], 11, mode="linear")), "resize")
-case("shuffles", lambda x: (F.pixel_shuffle(x, 2), F.pixel_unshuffle(x, 2), F.channel_shuffle(x, 2)), "pixel_shuffle pixel_unshuffle channel_shuffle")
+case(
+    "nearest",
+    lambda x: (
+        F.interpolate(x, scale_factor=2),
+        F.interpolate(x, size=(5, 7)),
+        F.interpolate(x, scale_factor=1.7, mode="nearest-exact"),
+    ),
+    "resize",
+)
+case(
+    "bilinear",
+    lambda x: (
+        F.interpolate(x, scale_factor=1.7, mode="bilinear"),
+        F.interpolate(x, (9, 5), mode="bilinear", align_corners=True),
+        F.interpolate(x, (3, 4), mode="bilinear", antialias=True),
+    ),
+    "resize",
+)
+case(
+    "bicubic",
+    lambda x: (F.interpolate(x, scale_factor=(2, 1.5), mode="bicubic"), F.interpolate(x[0], 11, mode="linear")),
+    "resize",
+)
+case(
+    "shuffles",
+    lambda x: (F.pixel_shuffle(x, 2), F.pixel_unshuffle(x, 2), F.channel_shuffle(x, 2)),
+    "pixel_shuffle pixel_unshuffle channel_shuffle",
+)
 case("grid_sample", lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=False), "grid_sample")
-case("creation", lambda x: (torch.arange(3), torch.arange(1, 9, 2.5), torch.zeros(2, 3), torch.full((2,), 7), x.new_ones(3), torch.linspace(0, 1, 5),
-                            torch.eye(3), torch.eye(2, 3), torch.zeros_like(x), torch.full_like(x, 2, dtype=torch.int32), x + torch.tensor(2.0)),
-     "arange full linspace eye fill")
-case("meshgrid", lambda x: (*torch.meshgrid(torch.arange(2), torch.arange(3), indexing="ij"), *torch.meshgrid(torch.arange(2), torch.arange(3), indexing="xy")), "meshgrid")
-case("attention", lambda x: (F.scaled_dot_product_attention(x, x, x), F.scaled_dot_product_attention(x, x, x, is_causal=True, scale=0.3)), "attention")
+case(
+    "creation",
+    lambda x: (
+        torch.arange(3),
+        torch.arange(1, 9, 2.5),
+        torch.zeros(2, 3),
+        torch.full((2,), 7),
+        x.new_ones(3),
+        torch.linspace(0, 1, 5),
+        torch.eye(3),
+        torch.eye(2, 3),
+        torch.zeros_like(x),
+        torch.full_like(x, 2, dtype=torch.int32),
+        x + torch.tensor(2.0),
+    ),
+    "arange full linspace eye fill",
+)
+case(
+    "meshgrid",
+    lambda x: (
+        *torch.meshgrid(torch.arange(2), torch.arange(3), indexing="ij"),
+        *torch.meshgrid(torch.arange(2), torch.arange(3), indexing="xy"),
+    ),
+    "meshgrid",
+)
+case(
+    "attention",
+    lambda x: (
+        F.scaled_dot_product_attention(x, x, x),
+        F.scaled_dot_product_attention(x, x, x, is_causal=True, scale=0.3),
+    ),
+    "attention",
+)
 case("lstm", Net(nn.LSTM(8, 5, batch_first=True, bidirectional=True)), "lstm", image(1, 6, 8))
 case("gru", Net(nn.GRU(8, 5, num_layers=2, bias=False)), "gru", image(6, 2, 8))
-case("mha", Net(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)), "linear attention layer_norm", image(1, 6, 8), atol=1e-5)  # eager has one fused kernel for it
+case(
+    "mha",
+    Net(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)),
+    "linear attention layer_norm",
+    image(1, 6, 8),
+    atol=1e-5,
+)  # eager has one fused kernel for it
 case("dropout", Net(nn.Sequential(nn.Dropout(), nn.ReLU(inplace=True), nn.Dropout2d())), "relu")
 case("half", lambda x: (x.half() * 2 + x.double()).bfloat16().float(), "cast mul add")
 
@@ -250,8 +440,17 @@ def write_after_read(x: torch.Tensor) -> Any:
 
 
 for _write in (write_slice, write_chain, write_through_views, write_masks, write_broadcast, write_after_read):
-    case(_write.__name__, _write, "masked_fill" if _write is write_masks else "relu" if _write is write_after_read else "select_assign"
-         if _write is not write_slice else "slice_assign")
+    case(
+        _write.__name__,
+        _write,
+        "masked_fill"
+        if _write is write_masks
+        else "relu"
+        if _write is write_after_read
+        else "select_assign"
+        if _write is not write_slice
+        else "slice_assign",
+    )
 
 
 def decode(x: torch.Tensor) -> torch.Tensor:
@@ -313,13 +512,32 @@ def test_lowering_what_was_lifted_changes_nothing(graphs: dict[str, FxGraph], na
     seen = graph.producers()
     for op in before.ops():
         new = seen[next(v.name for v in op.outputs if "_unused_" not in v.name)]
-        assert (new.kind, dict(new.attrs), [v.shape for v in new.outputs]) == (op.kind, dict(op.attrs), [v.shape for v in op.outputs])
+        assert (new.kind, dict(new.attrs), [v.shape for v in new.outputs]) == (
+            op.kind,
+            dict(op.attrs),
+            [v.shape for v in op.outputs],
+        )
 
 
 def test_every_lowering_is_exercised(graphs: dict[str, FxGraph]) -> None:
     lifted = {op.kind for name in ZOO for op in captured(graphs, name).ops()}
-    built_by_hand = {"softsign", "flatten", "lp_normalize", "shape", "quantize", "dequantize", "one_hot", "chunk",
-                     "masked_select", "nonzero", "conv_transpose3d", "max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "identity"}
+    built_by_hand = {
+        "softsign",
+        "flatten",
+        "lp_normalize",
+        "shape",
+        "quantize",
+        "dequantize",
+        "one_hot",
+        "chunk",
+        "masked_select",
+        "nonzero",
+        "conv_transpose3d",
+        "max_pool3d",
+        "avg_pool3d",
+        "adaptive_avg_pool3d",
+        "identity",
+    }
     assert set(LOWERINGS) - lifted - built_by_hand == set()
 
 
@@ -332,7 +550,11 @@ def one_op(kind: str, x: torch.Tensor, expected: Callable[..., torch.Tensor], *m
 
     class Holder(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(want.shape, dtype=want.dtype) if x is None else (x.sum() * 0).to(want.dtype).expand(want.shape)
+            return (
+                torch.zeros(want.shape, dtype=want.dtype)
+                if x is None
+                else (x.sum() * 0).to(want.dtype).expand(want.shape)
+            )
 
     graph = FxGraph.capture(Holder(), [("x", tuple(x.shape), str(x.dtype).removeprefix("torch."))])
     last = graph.producers()[graph.outputs[0].name]
@@ -351,10 +573,32 @@ def test_lowerings_built_by_hand() -> None:
     one_op("one_hot", torch.tensor([0, 2]), lambda x: F.one_hot(x, 4), depth=4)
     one_op("slice", x, lambda x: x.flip(3)[..., 1:7:2], axes=(3,), starts=(6,), ends=(0,), steps=(-2,))
     one_op("slice", x, lambda x: x.flip(3), axes=(3,), starts=(7,), ends=(-1,), steps=(-1,))
-    one_op("slice_assign", x, lambda x: torch.cat([torch.cat([x[:, :1], torch.cat([x[:, 1:3, :2], torch.ones(1, 2, 2, 8),
-           x[:, 1:3, 4:]], 2), x[:, 3:]], 1)]), np.float32(1), axes=(1, 2), starts=(1, 2), ends=(3, 4), steps=(1, 1))
-    one_op("pixel_shuffle", x, lambda x: x.view(1, 2, 2, 1, 6, 8).permute(0, 3, 4, 1, 5, 2).reshape(1, 1, 12, 16), factor=2, mode="DCR")
-    one_op("pixel_unshuffle", x, lambda x: x.view(1, 4, 3, 2, 4, 2).permute(0, 3, 5, 1, 2, 4).reshape(1, 16, 3, 4), factor=2, mode="DCR")
+    one_op(
+        "slice_assign",
+        x,
+        lambda x: torch.cat(
+            [torch.cat([x[:, :1], torch.cat([x[:, 1:3, :2], torch.ones(1, 2, 2, 8), x[:, 1:3, 4:]], 2), x[:, 3:]], 1)]
+        ),
+        np.float32(1),
+        axes=(1, 2),
+        starts=(1, 2),
+        ends=(3, 4),
+        steps=(1, 1),
+    )
+    one_op(
+        "pixel_shuffle",
+        x,
+        lambda x: x.view(1, 2, 2, 1, 6, 8).permute(0, 3, 4, 1, 5, 2).reshape(1, 1, 12, 16),
+        factor=2,
+        mode="DCR",
+    )
+    one_op(
+        "pixel_unshuffle",
+        x,
+        lambda x: x.view(1, 4, 3, 2, 4, 2).permute(0, 3, 5, 1, 2, 4).reshape(1, 16, 3, 4),
+        factor=2,
+        mode="DCR",
+    )
     one_op("hardsigmoid", x, lambda x: (x * 0.2 + 0.5).clamp(0, 1), alpha=0.2, beta=0.5)
     one_op("eye", x, lambda x: torch.eye(5)[2:, :4], rows=3, cols=4, diagonal=2, dtype="float32") if False else None
 
@@ -367,9 +611,23 @@ def test_lowerings_with_padding_that_torch_lacks() -> None:
     one_op("conv_transpose2d", x, lambda x: full[:, :, :-1, 2:], w, None, output_padding=(0, 0), **conv)
     pool = {"kernel": (2, 2), "stride": (2, 2), "padding": ((1, 0), (0, 1)), "ceil_mode": False}
     one_op("max_pool2d", x, lambda x: F.max_pool2d(F.pad(x, (0, 1, 1, 0), value=-np.inf), 2), dilation=(1, 1), **pool)
-    one_op("avg_pool2d", x, lambda x: F.avg_pool2d(F.pad(x, (0, 1, 1, 0)), 2), count_include_pad=True, divisor_override=None, **pool)
+    one_op(
+        "avg_pool2d",
+        x,
+        lambda x: F.avg_pool2d(F.pad(x, (0, 1, 1, 0)), 2),
+        count_include_pad=True,
+        divisor_override=None,
+        **pool,
+    )
     ones = F.avg_pool2d(F.pad(torch.ones_like(x), (0, 1, 1, 0)), 2)
-    one_op("avg_pool2d", x, lambda x: F.avg_pool2d(F.pad(x, (0, 1, 1, 0)), 2) / ones, count_include_pad=False, divisor_override=None, **pool)
+    one_op(
+        "avg_pool2d",
+        x,
+        lambda x: F.avg_pool2d(F.pad(x, (0, 1, 1, 0)), 2) / ones,
+        count_include_pad=False,
+        divisor_override=None,
+        **pool,
+    )
 
 
 def test_quantize_and_dequantize() -> None:
@@ -392,7 +650,10 @@ def test_quantize_and_dequantize() -> None:
         (lambda x: x.unfold(3, 2, 2), "aten.unfold.default"),
         (lambda x: torch.special.erfinv(x.sigmoid()), "aten.special_erfinv.default"),
         (lambda x: torch.cummax(x, 1).values, "aten.cummax.default"),
-        (lambda x: F.scaled_dot_product_attention(x, x[:, :2], x[:, :2], enable_gqa=True), "aten.scaled_dot_product_attention.default"),
+        (
+            lambda x: F.scaled_dot_product_attention(x, x[:, :2], x[:, :2], enable_gqa=True),
+            "aten.scaled_dot_product_attention.default",
+        ),
     ],
 )
 def test_other_meanings_keep_their_own_name(function: Callable[..., Any], kind: str) -> None:
@@ -453,12 +714,26 @@ def test_taps_and_copies() -> None:
     silu = next(op for op in clone.ops() if op.kind == "silu")
     middle, out = Value("s", silu.outputs[0].shape, "float32"), Value("o", silu.outputs[0].shape, "float32")
     origin = silu.origin.after("silu_to_mul")
-    clone.replace([(silu, Fragment([Op("sigmoid", silu.inputs, (middle,), {}, "s", origin),
-                                    Op("mul", (silu.inputs[0], middle), (out,), {}, "o", origin)], (out,)))])
+    clone.replace(
+        [
+            (
+                silu,
+                Fragment(
+                    [
+                        Op("sigmoid", silu.inputs, (middle,), {}, "s", origin),
+                        Op("mul", (silu.inputs[0], middle), (out,), {}, "o", origin),
+                    ],
+                    (out,),
+                ),
+            )
+        ]
+    )
     np.testing.assert_allclose(clone.run([x])[0], before, rtol=1e-6, atol=1e-7)
     assert "silu" in kinds(graph) and "silu" not in kinds(clone)
     mul = clone.producers()[silu.outputs[0].name]
-    assert mul.kind == "mul" and mul.origin.rules == ("silu_to_mul",) and mul.origin.module == "stem.2" and mul.origin.line
+    assert (
+        mul.kind == "mul" and mul.origin.rules == ("silu_to_mul",) and mul.origin.module == "stem.2" and mul.origin.line
+    )
     (graph.run([x])[0] == before).all()
 
 
@@ -466,11 +741,19 @@ def test_replace_by_constants_values_and_duplicates() -> None:
     graph = FxGraph.capture(Fn(decode), [image()])
     x = image().numpy()
     before = graph.run([x])[0]
-    wanted = [v for op in graph.ops() for v in op.outputs if op.kind in ("arange", "meshgrid", "stack", "reshape", "cast", "full")]
+    wanted = [
+        v
+        for op in graph.ops()
+        for v in op.outputs
+        if op.kind in ("arange", "meshgrid", "stack", "reshape", "cast", "full")
+    ]
     data = graph.evaluate(wanted, 1 << 20)
     assert {"stack", "full"} <= {op.kind for op in graph.ops() if op.outputs[0].name in data}
-    folds = [(op, Fragment([], tuple(Value.constant(v.name, data[v.name]) for v in op.outputs)))
-             for op in graph.ops() if all(v.name in data for v in op.outputs)]
+    folds = [
+        (op, Fragment([], tuple(Value.constant(v.name, data[v.name]) for v in op.outputs)))
+        for op in graph.ops()
+        if all(v.name in data for v in op.outputs)
+    ]
     graph.replace(folds)
     assert not {"arange", "meshgrid", "full", "stack", "cast"} & set(kinds(graph))
     np.testing.assert_array_equal(graph.run([x])[0], before)
@@ -540,7 +823,9 @@ def test_origin_is_the_line_of_the_assignment() -> None:
     graph = FxGraph.capture(Detector(), [image()])
     assigns = [op for op in graph.ops() if op.kind == "slice_assign"]
     first = line_of(Head.decode_outputs, "y[..., :2] =")
-    assert {(op.origin.file, op.origin.line, op.origin.function) for op in assigns} == {(__file__, first, "decode_outputs")}
+    assert {(op.origin.file, op.origin.line, op.origin.function) for op in assigns} == {
+        (__file__, first, "decode_outputs")
+    }
     assert [op.origin.module for op in assigns] == ["heads.0", "heads.1"]
     second = [op for op in graph.ops() if op.kind == "select_assign"]
     assert {op.origin.line for op in second} == {line_of(Head.decode_outputs, "z[..., 0] =")}
@@ -599,9 +884,13 @@ def test_every_node_of_a_saved_program_names_its_source(tmp_path: Path) -> None:
 def test_saved_programs_run_without_porter(tmp_path: Path) -> None:
     graph = FxGraph.capture(Small(), [("images", (1, 3, 8, 8), None)])
     graph.save(tmp_path / "m.pt2")
-    code = ("import sys, torch; m = torch.export.load(sys.argv[1]).module(); y = m(torch.ones(1, 3, 8, 8));"
-            "assert sorted(y) == ['nothing', 'parts', 'y']; assert 'porter' not in sys.modules; print(float(y['y'].sum()))")
-    made = subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.pt2")], capture_output=True, text=True, cwd=tmp_path)
+    code = (
+        "import sys, torch; m = torch.export.load(sys.argv[1]).module(); y = m(torch.ones(1, 3, 8, 8));"
+        "assert sorted(y) == ['nothing', 'parts', 'y']; assert 'porter' not in sys.modules; print(float(y['y'].sum()))"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "m.pt2")], capture_output=True, text=True, cwd=tmp_path
+    )
     assert made.returncode == 0, made.stderr
     assert float(made.stdout) == pytest.approx(float(graph.run([np.ones((1, 3, 8, 8), np.float32)])[0].sum()), rel=1e-5)
 
@@ -639,7 +928,9 @@ def test_core_aten_programs_have_the_same_kinds(tmp_path: Path) -> None:
     graph = FxGraph.load(tmp_path / "core.pt2")
     assert {"conv2d", "batch_norm", "sigmoid", "mul"} <= set(kinds(graph))
     with torch.no_grad():
-        np.testing.assert_allclose(graph.run([image(1, 3, 8, 8).numpy()])[0], module(image(1, 3, 8, 8))["y"].numpy(), atol=1e-6)
+        np.testing.assert_allclose(
+            graph.run([image(1, 3, 8, 8).numpy()])[0], module(image(1, 3, 8, 8))["y"].numpy(), atol=1e-6
+        )
 
 
 # -- hostile and broken files
@@ -659,7 +950,7 @@ def rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes])
 
 class Evil:
     def __reduce__(self) -> Any:
-        return (open, ("evil-was-here", "w"))  # noqa: PTH123
+        return (open, ("evil-was-here", "w"))
 
 
 def hostile_target(record: str, data: bytes) -> bytes:
@@ -680,15 +971,20 @@ def hostile_size(record: str, data: bytes) -> bytes:
     if not record.startswith("models/"):
         return data
     return data.replace(b'{"as_int":1}', b'{"as_expr":{"expr_str":"open(chr(101))","hint":{"as_int":1}}}').replace(
-        b'{"as_int": 1}', b'{"as_expr": {"expr_str": "open(chr(101))", "hint": {"as_int": 1}}}')
+        b'{"as_int": 1}', b'{"as_expr": {"expr_str": "open(chr(101))", "hint": {"as_int": 1}}}'
+    )
 
 
 def hostile_weights(record: str, data: bytes) -> bytes:
-    return data.replace(b'"use_pickle": false', b'"use_pickle": true').replace(b'"use_pickle":false', b'"use_pickle":true')
+    return data.replace(b'"use_pickle": false', b'"use_pickle": true').replace(
+        b'"use_pickle":false', b'"use_pickle":true'
+    )
 
 
 @pytest.mark.parametrize("change", [hostile_target, hostile_inputs, hostile_size, hostile_weights])
-def test_files_that_would_run_code_are_refused(change: Callable[[str, bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_would_run_code_are_refused(
+    change: Callable[[str, bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     program = torch.export.export(Net(nn.Conv2d(4, 4, 1), torch.relu), (image(),))
     torch.export.save(program, tmp_path / "good.pt2")
@@ -772,7 +1068,9 @@ def test_inputs_go_where_their_names_say() -> None:
     assert error.value.code == "PT506"
 
 
-@pytest.mark.parametrize("feed", [[], {"y": image().numpy()}, [image(1, 4, 6, 9).numpy()], [image().numpy().astype(np.float64)]])
+@pytest.mark.parametrize(
+    "feed", [[], {"y": image().numpy()}, [image(1, 4, 6, 9).numpy()], [image().numpy().astype(np.float64)]]
+)
 def test_wrong_feeds(feed: Any) -> None:
     with pytest.raises(PorterError) as error:
         FxGraph.capture(Fn(torch.relu), [("x", (1, 4, 6, 8), None)]).run(feed)

@@ -86,7 +86,9 @@ class Program(nn.Module):
 def program(seed: int) -> Program:
     pick = random.Random(seed)
     kinds = ["view", "view", "write", "write", "compute"]
-    return Program([(pick.choice(kinds), pick.randrange(99), pick.randrange(99), pick.randrange(999)) for _ in range(12)])
+    return Program(
+        [(pick.choice(kinds), pick.randrange(99), pick.randrange(99), pick.randrange(999)) for _ in range(12)]
+    )
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -106,7 +108,9 @@ def test_torchs_own_functionalization_is_not_needed_for_these(monkeypatch: pytes
     """The fallback loses lines; count how often these programs need it."""
     used = []
     original = torch.export.ExportedProgram.run_decompositions
-    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", lambda self, *a: used.append(1) or original(self, *a))
+    monkeypatch.setattr(
+        torch.export.ExportedProgram, "run_decompositions", lambda self, *a: used.append(1) or original(self, *a)
+    )
     for seed in range(10):
         FxGraph.capture(program(seed), [torch.zeros(3, 4, 6)])
     assert used == []

@@ -105,7 +105,7 @@ def test_a_detector(how: str, tmp_path: Path) -> None:
     assert [op.inputs[1].name for op in convs] == ["blocks.0.conv.weight", "blocks.1.conv.weight", "fuse.weight"]
     assert [op.origin.module for op in convs] == ["blocks.0.conv", "blocks.1.conv", "fuse"]
     assign = next(op for op in graph.ops() if op.kind == "slice_assign")
-    lines, start = inspect.getsourcelines(Net.decode)
+    _, start = inspect.getsourcelines(Net.decode)
     assert (assign.origin.file, assign.origin.line) == (__file__, start + 1)
     assert all(op.origin.file for op in graph.ops())
     parameters = dict(graph.module().named_parameters())
@@ -137,8 +137,13 @@ def test_what_data_decides_is_refused(tmp_path: Path) -> None:
 def test_wrong_inputs_and_files(tmp_path: Path) -> None:
     path = saved(torch.jit.trace(Net().eval(), image()), tmp_path)
     (tmp_path / "short.pt").write_bytes(path.read_bytes()[:2000])
-    cases = [(tmp_path / "none.pt", [("x", (1,), None)], "PT501"), (tmp_path / "short.pt", [("x", (1,), None)], "PT502"),
-             (path, [], "PT507"), (path, [("x", (1, 4, 8, 8), None)], "PT506"), (path, [("a", (1,), None), ("b", (1,), None)], "PT506")]
+    cases = [
+        (tmp_path / "none.pt", [("x", (1,), None)], "PT501"),
+        (tmp_path / "short.pt", [("x", (1,), None)], "PT502"),
+        (path, [], "PT507"),
+        (path, [("x", (1, 4, 8, 8), None)], "PT506"),
+        (path, [("a", (1,), None), ("b", (1,), None)], "PT506"),
+    ]
     for file, inputs, code in cases:
         with pytest.raises(PorterError) as error:
             FxGraph.from_torchscript(file, inputs)
