@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from itertools import takewhile
 
 from porter.graph import Graph
 from porter.ops import Op
@@ -14,11 +15,7 @@ __all__ = ["PARAMETERS", "RESERVED", "module_paths", "valid_path"]
 #: The kinds that become modules: for each, the operand index of every tensor and its key in a state dict.
 #: The first one listed must be a constant for the op to be a module at all.
 PARAMETERS: dict[str, tuple[tuple[int, str], ...]] = {
-    **{
-        f"{kind}{rank}d": ((1, "weight"), (2, "bias"))
-        for kind in ("conv", "conv_transpose")
-        for rank in (1, 2, 3)
-    },
+    **{f"{kind}{rank}d": ((1, "weight"), (2, "bias")) for kind in ("conv", "conv_transpose") for rank in (1, 2, 3)},
     "linear": ((1, "weight"), (2, "bias")),
     "batch_norm": ((3, "running_mean"), (4, "running_var"), (1, "weight"), (2, "bias")),
     "instance_norm": ((1, "weight"), (2, "bias")),
@@ -86,7 +83,7 @@ def module_paths(graph: Graph) -> dict[str, str]:
         if key in known:
             paths[op.outputs[0].name] = known[key]
             continue
-        known[key] = next(path for path in _derived(op) if take(op, path))
+        known[key] = next(path for path in _derived(op, owner) if take(op, path))
     return paths
 
 
@@ -119,16 +116,18 @@ def _from_weight(op: Op) -> str | None:
     return None
 
 
-def _derived(op: Op) -> Iterator[str]:
-    """Names for an op whose weights have none, best first, without end."""
+def _derived(op: Op, owned: Container[str]) -> Iterator[str]:
+    """Names for an op whose weights have none, best first, without end; none lies in a path that is owned."""
     bases = [_clean(op.origin.module or "")]
     if "/" in op.name:  # torch.onnx.export names nodes "/backbone/stem/conv/Conv"
         bases.append(_clean(op.name.strip("/").rpartition("/")[0].replace("/", ".")))
     bases = [base for base in bases if base]
     yield from bases
-    stem = bases[0] + "." if bases else ""
     if not bases and op.name:
         yield _clean(op.name.replace("/", ".")) or op.kind
+    around = [*_prefixes(bases[0]), bases[0]] if bases else []
+    free = list(takewhile(lambda path: path not in owned, around))
+    stem = f"{free[-1]}." if free else ""
     yield stem + op.kind
     number = 2
     while True:

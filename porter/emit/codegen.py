@@ -158,7 +158,7 @@ class Writer:
         for path in self.paths.values():
             self._occupy(path)
         for i, op in enumerate(ops):
-            if op.kind == "identity":
+            if _changes_nothing(op):
                 self.roots[op.outputs[0].name] = self._root(op.operands[0])
                 continue
             for value in op.operands:
@@ -290,6 +290,7 @@ class Writer:
 
     def _constant_path(self, name: str) -> str:
         """Where a constant is registered: under its own name if that is free, so that checkpoints keep their keys."""
+        name = name.strip("/").replace("/", ".")  # torch.onnx.export calls them "/head/Constant_output_0"
         parts = name.split(".")
         prefixes = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
         free = not prefixes & self.taken and name not in self.inside
@@ -309,7 +310,7 @@ class Writer:
         for out in op.outputs:
             if out.dtype is not None:
                 torch_dtype(out.dtype)
-        if op.kind == "identity":
+        if _changes_nothing(op):
             return
         write = EXPRESSIONS.get(op.kind)
         if write is None:
@@ -504,6 +505,16 @@ _STEMS = {
 }  # fmt: skip
 _FIRST_OF_TWO = frozenset({"max_dim", "min_dim", "topk", "sort"})
 _INDEX_SECOND = frozenset({"max_dim", "min_dim", "topk", "sort", "max_pool2d_with_indices"})
+
+
+def _changes_nothing(op: Op) -> bool:
+    """Whether the output is the first operand itself, under another name."""
+    if op.kind == "identity":
+        return True
+    x, out = op.operands[:1], op.outputs[0]
+    if op.kind not in ("reshape", "flatten", "expand", "repeat", "cast") or not x or x[0].shape is None:
+        return False
+    return (x[0].shape, x[0].dtype) == (out.shape, out.dtype)
 
 
 def _why_not(kind: str) -> str:

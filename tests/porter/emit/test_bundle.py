@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("porter.emit.cambricon_torch13.write_checkpoint", fail)
+    monkeypatch.setattr(import_module("porter.emit.cambricon_torch13"), "write_checkpoint", fail)
     with pytest.raises(KeyboardInterrupt):
         emit(graph(), MLU270, tmp_path / "b", inputs=samples(1))
     assert list(tmp_path.iterdir()) == []

@@ -117,6 +117,25 @@ def test_a_variable_is_not_reused_while_it_is_needed() -> None:
     assert max(validate_generated(generate(g), [([x], [zero * zero, grown, zero])])) < 1e-6
 
 
+def test_what_changes_nothing_is_not_written() -> None:
+    g = HandGraph(x=rand(2, 3))
+    (x,) = g.add("exp", g.inputs[0])
+    (x,) = g.add("reshape", x, shape=(2, 3))
+    (x,) = g.add("expand", x, shape=(2, 3))
+    g.add("cast", x, dtype="float32")
+    forward = generate(g).source.partition("def forward")[2]
+    assert " ".join(forward.split()) == "(self, x): x = torch.exp(x) return x"
+
+
+def test_names_of_exporters_become_paths() -> None:
+    g = HandGraph(x=rand(2, 3))
+    (x,) = g.add("add", g.inputs[0], g.const(rand(2, 3), "/head/Constant_output_0"))
+    (x,) = g.add("add", x, g.const(rand(2, 3), "onnx::Add_7"))
+    (x,) = g.add("add", x, g.const(rand(2, 3), "12"))
+    g.add("add", x, g.const(rand(2, 3), "to"))
+    assert set(generate(g).state) == {"head.Constant_output_0", "const_onnx__Add_7", "const_12", "const_to"}
+
+
 def test_weights_read_by_a_module_and_by_an_op_are_stored_once() -> None:
     g = HandGraph(x=rand(3, 5))
     table = g.const(rand(7, 5), "decoder.weight")
