@@ -214,11 +214,11 @@ def _pool(s: Sequence[Any], a: Attrs) -> list[Shape]:
     out = []
     for n, k, st, p, d in zip(x[-spatial:], kernel, a["stride"], a["padding"], dilation, strict=True):
         span = n + p[0] + p[1] - d * (k - 1) - 1
-        if span < 0:
-            raise ValueError(f"kernel {kernel} is larger than the padded input {x}")
         m = span // st + 1
         if a["ceil_mode"] and span % st and m * st < n + p[0]:
             m += 1
+        if m < 1:
+            raise ValueError(f"kernel {kernel} is larger than the padded input {x}")
         out.append(m)
     return [(*x[:-spatial], *out)]
 

@@ -99,5 +99,10 @@ def find_rule(name: str, where: str | None = None) -> Rule:
 
 @cache
 def rules_for(kind: str) -> tuple[Rule, ...]:
-    """The rules that remove ``kind``: the strongest claim first, then in the order of :func:`rules`."""
-    return tuple(sorted((r for r in rules().values() if kind in r.removes), key=lambda r: _STRENGTH[r.claim]))
+    """The rules that remove ``kind``: the strongest claim first, then the one for the fewest kinds.
+
+    A rule made for ``silu`` comes before one for every element by element op; otherwise the order of :func:`rules` holds.
+    """
+    return tuple(
+        sorted((r for r in rules().values() if kind in r.removes), key=lambda r: (_STRENGTH[r.claim], len(r.removes)))
+    )

@@ -51,11 +51,9 @@ def focus_to_conv(b: Builder, op: Op) -> Any:
     slices with a step are illegal, slice_step_to_reshape makes the layer legal without it.
     """
     joined = b.producer(op.operands[0])
-    need(
-        joined is not None and joined.kind == "cat" and joined.attrs["axis"] == 1,
-        "the input is not a cat of channels",
-    )
+    need(joined is not None and joined.kind == "cat", "the input is not a cat")
     assert joined is not None
+    need(joined.attrs["axis"] == 1, "the cat is not along the channels")
     a = op.attrs
     need(a["groups"] == 1 and set(a["dilation"]) == {1}, "there are groups or a dilation")
     weight = data(op.inputs[1], "weight")

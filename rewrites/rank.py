@@ -56,6 +56,21 @@ def elementwise_to_rank4(b: Builder, op: Op) -> Any:
     return view(b, b.op(op.kind, merged, **op.attrs)[0], out)
 
 
+@rewrite(removes=_ELEMENTWISE, yields=("reshape", *_ELEMENTWISE), claim="exact")
+def elementwise_vector_to_matrix(b: Builder, op: Op) -> Any:
+    """An element by element op on a vector (or a scalar) becomes the same op on a matrix of one row.
+
+    Formula: an axis of extent 1 in front does not matter to the row-major order. Some devices want two axes or more.
+    Example: ``y = exp(x of 85)`` -> ``y = reshape(exp(reshape(x, (1, 85))), (85,))``.
+    Bound: bit-equal.
+    Does not apply: to two axes or more.
+    """
+    out = shape_of(op.outputs[0])
+    need(len(out) < 2, f"{len(out)} axes are not fewer than 2")
+    rows = [v if not shape_of(v) and out else view(b, v, (1, *(shape_of(v) or (1,)))) for v in op.operands]
+    return view(b, b.op(op.kind, rows, **op.attrs)[0], out)
+
+
 @rewrite(
     removes=("cat", "slice", "softmax", "log_softmax"),
     yields=("reshape", "cat", "slice", "softmax", "log_softmax"),

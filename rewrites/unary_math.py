@@ -252,8 +252,8 @@ def erf_to_exp(b: Builder, op: Op) -> Any:
     Formula: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: erf(x) is about 1 - (a1 t + a2
     t^2 + a3 t^3 + a4 t^4 + a5 t^5) exp(-x^2) with t = 1 / (1 + 0.3275911 x), for x >= 0; erf is odd.
     Example: ``y = erf(x)`` -> ``y = mul(sign(x), sub(1, mul(polynomial, exp(mul(mul(x, x), -1)))))``.
-    Bound: 1e-06 absolute in float32 (1.5e-7 of the formula, the rest rounding). Needs ``--allow
-    approximate``.
+    Bound: 1e-06 absolute in float32 (1.5e-7 of the formula, the rest rounding). Needs
+    ``--allow approximate``.
     Does not apply: to integers.
     """
     x = op.operands[0]

@@ -2,7 +2,7 @@
 """How the tests apply a rule: build the op, apply, interpret the fragment with numpy, compare with torch.
 
 The bound of the comparison is read from the rule's own ``error`` text, so that a rule cannot promise what it does
-not keep: ``N ulp``, ``A absolute``, ``R relative`` (added up), or ``X of ...`` with the scale that the test passes. An
+not keep: ``N ulp``, ``A absolute``, ``R relative`` (added up), or ``X of ...`` with what the test passes as ``of``. An
 empty text means equal values; the sign of a zero counts unless the rule's page says that it may differ.
 """
 
@@ -85,7 +85,7 @@ def check(
     kind: str,
     inputs: Sequence[Any],
     *,
-    scale: Any = None,
+    of: Any = None,
     uses: Mapping[str, int] | None = None,
     skip: Sequence[int] = (),
     want: Sequence[Array] | None = None,
@@ -101,11 +101,11 @@ def check(
         if i in skip:
             continue
         assert (w.shape, str(w.dtype)) == (out.shape, out.dtype), f"infer says {out!r}, torch {w.shape} {w.dtype}"
-        compare(rules()[rule], g, w, scale)
+        compare(rules()[rule], g, w, of)
     return fragment
 
 
-def compare(rule: Rule, got: Array, want: Array, scale: Any = None) -> None:
+def compare(rule: Rule, got: Array, want: Array, of: Any = None) -> None:
     """Assert that ``got`` is ``want`` within the bound that the rule states."""
     assert got.shape == want.shape and got.dtype == want.dtype
     if want.dtype.kind != "f":
@@ -123,21 +123,21 @@ def compare(rule: Rule, got: Array, want: Array, scale: Any = None) -> None:
     grain = float(np.finfo(want.dtype).eps / np.finfo(np.float32).eps)
     exact = ~np.isfinite(want)
     np.testing.assert_array_equal(got[exact], want[exact])
-    size = np.abs(want.astype(np.float64))
+    result = np.abs(want.astype(np.float64))
     allowed = np.full(want.shape, float(np.finfo(want.dtype).tiny))
     found = False
     for number, unit in re.findall(r"([\d.e-]+) (ulp|absolute|relative)?", error):
-        of = f"{number} {unit}".strip() + " of" in error or f"{number} of" in error
-        if of or "times" in error or "|alpha|" in error:
-            assert scale is not None, f"the bound {error!r} needs a scale"
-        by = np.abs(np.asarray(scale if scale is not None else 1.0, np.float64))
+        scaled = f"{number} {unit}".strip() + " of" in error or f"{number} of" in error
+        if scaled or "times" in error or "|alpha|" in error:
+            assert of is not None, f"the bound {error!r} needs to be told of what"
+        by = np.abs(np.asarray(1.0 if of is None else of, np.float64))
         if unit == "ulp":
-            base = np.maximum(by if of else size, np.finfo(want.dtype).tiny)
+            base = np.maximum(by if scaled else result, np.finfo(want.dtype).tiny)
             allowed = allowed + float(number) * np.spacing(base.astype(want.dtype)).astype(np.float64)
-        elif of:
+        elif scaled:
             allowed = allowed + float(number) * grain * by
         elif unit == "relative":
-            allowed = allowed + float(number) * grain * size * (by if "times" in error else 1)
+            allowed = allowed + float(number) * grain * result * (by if "times" in error else 1)
         elif unit == "absolute":
             allowed = allowed + float(number) * (grain if rule.claim == "bounded" else 1) * (
                 by if "|alpha|" in error else 1

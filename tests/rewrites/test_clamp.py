@@ -50,7 +50,7 @@ def test_clamp_to_shifted_relu(low: float | None, high: float | None) -> None:
     if (low is None and high is None) or (low is not None and high is not None and low > high):
         return
     scale = np.fmax(np.abs(x), max(abs(v) for v in (low, high) if v is not None))
-    check("clamp_to_shifted_relu", "clamp", [x], scale=scale, min=low, max=high)
+    check("clamp_to_shifted_relu", "clamp", [x], of=scale, min=low, max=high)
 
 
 def test_clamp_to_shifted_relu_refuses() -> None:

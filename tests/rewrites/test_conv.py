@@ -44,7 +44,7 @@ def _magnitude(kind: str, inputs: list[Any], attrs: dict[str, Any]) -> Any:
 
 
 def _check(rule: str, kind: str, inputs: list[Any], attrs: dict[str, Any]) -> Any:
-    return check(rule, kind, inputs, scale=_magnitude(kind, inputs, attrs), **attrs)
+    return check(rule, kind, inputs, of=_magnitude(kind, inputs, attrs), **attrs)
 
 
 @given(st.integers(1, 3).flatmap(convolutions))

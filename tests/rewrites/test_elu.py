@@ -12,13 +12,13 @@ X = line(-60, 60, special=[0.0, -0.0, np.inf, -np.inf, np.nan, 1e-4, -1e-4])
 
 @given(st.floats(0.125, 8, width=32))
 def test_elu_and_celu(alpha: float) -> None:
-    check("elu_to_exp", "elu", [X], alpha=alpha, scale=alpha)
-    check("elu_to_exp", "elu", [X], alpha=-alpha, scale=alpha)
+    check("elu_to_exp", "elu", [X], alpha=alpha, of=alpha)
+    check("elu_to_exp", "elu", [X], alpha=-alpha, of=alpha)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 2.0])
 def test_celu(alpha: float) -> None:
-    check("celu_to_exp", "celu", [X], alpha=alpha, scale=alpha)
+    check("celu_to_exp", "celu", [X], alpha=alpha, of=alpha)
     check("celu_selu_to_elu", "celu", [X], alpha=alpha)
 
 

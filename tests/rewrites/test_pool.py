@@ -129,18 +129,18 @@ def test_average(case: tuple[str, Any, dict[str, Any]]) -> None:
                 refuse(rule, kind, [x], "ceil_mode|divisor|padding", **attrs)
         return
     if attrs["divisor_override"] is not None or (padded and not attrs["count_include_pad"]):
-        check("avg_pool_divisor_to_mul", kind, [x], scale=scale, **attrs)
+        check("avg_pool_divisor_to_mul", kind, [x], of=scale, **attrs)
     else:
         refuse("avg_pool_divisor_to_mul", kind, [x], "size of the kernel already", **attrs)
     if padded and counted:
-        check("avg_pool_padding_to_pad", kind, [x], scale=scale, **attrs)
+        check("avg_pool_padding_to_pad", kind, [x], of=scale, **attrs)
     else:
         refuse("avg_pool_padding_to_pad", kind, [x], "no padding|not counted", **attrs)
     if kind == "avg_pool2d":
         if padded and not counted:
             refuse("avg_pool_to_conv", kind, [x], "not counted", **attrs)
         else:
-            check("avg_pool_to_conv", kind, [x], scale=scale, **attrs)
+            check("avg_pool_to_conv", kind, [x], of=scale, **attrs)
 
 
 def test_average_beyond_the_input() -> None:
@@ -159,22 +159,22 @@ SIZES = st.tuples(st.integers(1, 3), st.integers(1, 3))
 def test_adaptive_that_divides(size: tuple[int, int], factor: tuple[int, int]) -> None:
     x = noise(2, 3, size[0] * factor[0], size[1] * factor[1])
     for kind in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
-        check("adaptive_pool_to_pool", kind, [x], scale=np.abs(x).max(), output_size=size)
-    check("adaptive_pool_to_pool", "adaptive_avg_pool1d", [x[0]], scale=np.abs(x).max(), output_size=size[1:])
-    check("adaptive_pool_to_pool", "adaptive_avg_pool3d", [x], scale=np.abs(x).max(), output_size=(1, *size))
+        check("adaptive_pool_to_pool", kind, [x], of=np.abs(x).max(), output_size=size)
+    check("adaptive_pool_to_pool", "adaptive_avg_pool1d", [x[0]], of=np.abs(x).max(), output_size=size[1:])
+    check("adaptive_pool_to_pool", "adaptive_avg_pool3d", [x], of=np.abs(x).max(), output_size=(1, *size))
 
 
 @given(SIZES, SIZES)
 def test_adaptive_by_slices(size: tuple[int, int], more: tuple[int, int]) -> None:
     x = noise(2, 3, size[0] + more[0], size[1] + more[1])
     for kind in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
-        check("adaptive_pool_to_slices", kind, [x], scale=np.abs(x).max(), output_size=size)
+        check("adaptive_pool_to_slices", kind, [x], of=np.abs(x).max(), output_size=size)
 
 
 def test_global() -> None:
     x = noise(2, 3, 5, 7)
     for kind in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
-        check("global_pool_to_reduction", kind, [x], scale=np.abs(x).max(), output_size=(1, 1))
+        check("global_pool_to_reduction", kind, [x], of=np.abs(x).max(), output_size=(1, 1))
 
 
 def test_adaptive_refuses() -> None:
@@ -187,8 +187,8 @@ def test_adaptive_refuses() -> None:
 @given(pools(1, average=False), pools(1, average=True))
 def test_one_axis(maximum: Any, average: Any) -> None:
     for kind, x, attrs in (maximum, average):
-        check("pool1d_to_pool2d", kind, [x], scale=1 + np.abs(x[np.isfinite(x)]).max(), **attrs)
-    check("pool1d_to_pool2d", "adaptive_avg_pool1d", [average[1]], scale=9.0, output_size=(3,))
+        check("pool1d_to_pool2d", kind, [x], of=1 + np.abs(x[np.isfinite(x)]).max(), **attrs)
+    check("pool1d_to_pool2d", "adaptive_avg_pool1d", [average[1]], of=9.0, output_size=(3,))
 
 
 def test_asymmetric_padding_of_a_ceil_pool() -> None:

@@ -55,8 +55,8 @@ def test_nearest_refuses() -> None:
 def test_linear(coordinates: str, size: tuple[int, int], out: tuple[int, int]) -> None:
     x = noise(2, 3, *size)
     attrs = {**NEAREST, "mode": "linear", "coordinates": coordinates}
-    check("resize_linear_to_matmul", "resize", [x], scale=np.abs(x).max(), **attrs, sizes=out)
-    check("resize_linear_to_matmul", "resize", [x[0]], scale=np.abs(x).max(), **attrs, sizes=out[1:])
+    check("resize_linear_to_matmul", "resize", [x], of=np.abs(x).max(), **attrs, sizes=out)
+    check("resize_linear_to_matmul", "resize", [x[0]], of=np.abs(x).max(), **attrs, sizes=out[1:])
 
 
 def test_linear_refuses() -> None:

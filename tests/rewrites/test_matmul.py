@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Matrix products."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import Const, check, noise, refuse
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def _size(x: Any, y: Any) -> Any:
+    return np.matmul(np.abs(x), np.abs(y)) + 1
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 3, 5), (1, 2, 3, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(shape: tuple[int, ...], bias: bool) -> None:
+    x, weight = noise(*shape), noise(4, 5, seed=1)
+    inputs = [x, Const(weight), Const(noise(4, seed=2)) if bias else None]
+    scale = _size(x, weight.T) + 3
+    check("linear_to_matmul", "linear", inputs, of=scale)
+    check("linear_to_matmul", "linear", [x, weight, inputs[2]], of=scale)
+    if len(shape) > 1:
+        check("linear_to_conv", "linear", inputs, of=scale)
+    if len(shape) != 2:
+        check("linear_to_rank2", "linear", inputs, of=scale)
+
+
+def test_linear_refuses() -> None:
+    refuse("linear_to_rank2", "linear", [noise(2, 5), noise(4, 5), None], "two axes already")
+    refuse("linear_to_conv", "linear", [noise(5), noise(4, 5), None], "vector")
+
+
+BATCH = st.sampled_from([((), ()), ((2,), (2,)), ((2,), ()), ((2, 3), (3,)), ((2, 1), (1, 3)), ((2, 3), (2, 3))])
+
+
+@given(BATCH, st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_matmul(batch: Any, rows: int, inner: int, cols: int) -> None:
+    x, y = noise(*batch[0], rows, inner), noise(*batch[1], inner, cols, seed=1)
+    scale = _size(x, y)
+    check("matmul_to_mul_sum", "matmul", [x, y], of=scale)
+    if batch[0] != batch[1] or len(batch[0]) > 1:
+        check("matmul_to_rank3", "matmul", [x, y], of=scale)
+    else:
+        refuse("matmul_to_rank3", "matmul", [x, y], "one batch axis already")
+    if not batch[1]:
+        check("matmul_to_linear", "matmul", [x, Const(y)], of=scale)
+    check("matmul_of_vector", "matmul", [x, y[..., 0].reshape(-1)[:inner]], of=_size(x, y[..., 0].reshape(-1)[:inner]))
+    check("matmul_of_vector", "matmul", [x.reshape(-1)[:inner], y], of=_size(x.reshape(-1)[:inner], y))
+
+
+def test_matmul_refuses() -> None:
+    x, y = noise(2, 3), noise(3, 2)
+    refuse("matmul_to_linear", "matmul", [x, y], "computed when the model runs")
+    refuse("matmul_to_linear", "matmul", [x, Const(noise(1, 3, 2))], "3 axes")
+    refuse("matmul_of_vector", "matmul", [x, y], "neither operand")
+    for rule in ("matmul_to_rank3", "matmul_to_mul_sum"):
+        refuse(rule, "matmul", [x, noise(3)], "vector")
+    refuse("matmul_to_mul_sum", "matmul", [noise(256, 128), noise(128, 256)], "more than 2.20")
+
+
+@given(st.booleans(), st.booleans(), st.sampled_from([1.0, 0.5]), st.sampled_from([0.0, 1.0, 2.0]), st.integers(0, 3))
+def test_gemm(trans_a: bool, trans_b: bool, alpha: float, beta: float, bias: int) -> None:
+    x = noise(*((3, 2) if trans_a else (2, 3)))
+    y = noise(*((4, 3) if trans_b else (3, 4)), seed=1)
+    c = (None, noise(4), noise(1, 4), noise())[bias]
+    scale = _size(x.T if trans_a else x, y.T if trans_b else y) + (0 if c is None else np.abs(c) * 2)
+    attrs: dict[str, Any] = {"alpha": alpha, "beta": beta, "trans_a": trans_a, "trans_b": trans_b}
+    check("gemm_to_matmul", "gemm", [x, y, c], of=scale, **attrs)
+    check("gemm_to_linear", "gemm", [x, Const(y), None if c is None else Const(c)], of=scale, **attrs)
+
+
+def test_gemm_refuses() -> None:
+    attrs: dict[str, Any] = {"alpha": 1.0, "beta": 1.0, "trans_a": False, "trans_b": False}
+    x, y = noise(2, 3), noise(3, 4)
+    refuse("gemm_to_linear", "gemm", [x, y, None], "computed when the model runs", **attrs)
+    refuse("gemm_to_linear", "gemm", [x, Const(y), noise(4)], "bias is computed", **attrs)
+    refuse("gemm_to_linear", "gemm", [x, Const(y), Const(noise(2, 4))], "differs between rows", **attrs)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ij,jk->ik", [(2, 3), (3, 4)]),
+        ("ij,jk", [(2, 3), (3, 4)]),
+        ("bhid,bhjd->bhij", [(2, 3, 4, 5), (2, 3, 6, 5)]),
+        ("bij,bjk->bki", [(2, 3, 4), (2, 4, 5)]),
+        ("bchw,bkc->bkhw", [(2, 3, 4, 5), (2, 6, 3)]),
+        ("i,j->ij", [(3,), (4,)]),
+        ("i,i->", [(3,), (3,)]),
+        ("ijk,j->i", [(2, 3, 4), (3,)]),
+        ("ij->ji", [(2, 3)]),
+        ("ijk->ik", [(2, 3, 4)]),
+    ],
+)
+def test_einsum(equation: str, shapes: list[tuple[int, ...]]) -> None:
+    parts = [noise(*s, seed=i) for i, s in enumerate(shapes)]
+    scale = np.einsum(equation.replace(" ", ""), *[np.abs(p) for p in parts]) + 1
+    check("einsum_to_matmul", "einsum", parts, of=scale, equation=equation)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "reason"),
+    [
+        ("...i,ij->...j", [(2, 3), (3, 4)], "ellipsis"),
+        ("i,j,k->ijk", [(2,), (2,), (2,)], "3 operands"),
+        ("ii->i", [(3, 3)], "twice in one term"),
+        ("ij,jk->ik", [(2, 3), (1, 4)], "extents of j differ"),
+    ],
+)
+def test_einsum_refuses(equation: str, shapes: list[tuple[int, ...]], reason: str) -> None:
+    refuse("einsum_to_matmul", "einsum", [noise(*s) for s in shapes], reason, equation=equation)
+
+
+@pytest.mark.parametrize("mask", ["none", "bool", "float"])
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention(mask: str, scale: float | None, causal: bool) -> None:
+    if causal and mask != "none":
+        return
+    q, k, v = noise(2, 3, 5, 8), noise(2, 3, 5, 8, seed=1), noise(2, 3, 5, 4, seed=2)
+    seen = np.tril(np.ones((5, 5), bool))
+    masks = {"none": None, "bool": seen, "float": noise(5, 5, seed=3)}
+    inputs = [q, k, v, masks[mask]]
+    fragment = check("attention_to_matmul", "attention", inputs, of=np.abs(v).max(), scale=scale, causal=causal)
+    assert fragment.ops[-1].kind == "matmul"

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Normalizations."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import Const, check, noise, refuse
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def _affine(n: int, seed: int) -> list[Any]:
+    return [noise(n, seed=seed) * 0.5, noise(n, seed=seed + 1)]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (2, 3, 4, 5), (1, 3, 2, 2, 2)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm(shape: tuple[int, ...], affine: bool) -> None:
+    x = noise(*shape, scale=3)
+    weight, bias = _affine(3, 1) if affine else (None, None)
+    mean, var = noise(3, seed=5), np.abs(noise(3, seed=6)) + 0.1
+    inputs = [x, *(None if p is None else Const(p) for p in (weight, bias)), Const(mean), Const(var)]
+    axis = (1, 3, *(1,) * (len(shape) - 2))
+    factor = np.abs((1 if weight is None else weight) / np.sqrt(var + 1e-5)).reshape(axis)
+    scale = (
+        np.abs(x) * factor + np.abs(mean).reshape(axis) * factor + (0 if bias is None else np.abs(bias).reshape(axis))
+    )
+    check("batch_norm_to_mul_add", "batch_norm", inputs, of=scale, eps=1e-5)
+    if len(shape) == 4:
+        check("batch_norm_to_conv", "batch_norm", inputs, of=scale, eps=1e-5)
+    else:
+        refuse("batch_norm_to_conv", "batch_norm", inputs, "not .N, C, H, W.", eps=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["batch_norm_to_mul_add", "batch_norm_to_conv"])
+def test_batch_norm_refuses(rule: str) -> None:
+    run_time = [noise(1, 3, 2, 2), None, None, noise(3), Const(np.ones(3, np.float32))]
+    refuse(rule, "batch_norm", run_time, "mean is computed", eps=1e-5)
+
+
+@given(st.sampled_from([(3,), (2, 3), (1, 2, 3)]), st.booleans(), st.integers(0, 99))
+def test_layer_and_rms_norm(axes: tuple[int, ...], affine: bool, seed: int) -> None:
+    x = noise(2, 3, 4, 5, seed=seed)
+    tail = [x.shape[a] for a in axes]
+    weight, bias = (noise(*tail, seed=seed + 1), noise(*tail, seed=seed + 2)) if affine else (None, None)
+    check("layer_norm_to_mean", "layer_norm", [x, weight, bias], axes=axes, eps=1e-5)
+    check("rms_norm_to_mean", "rms_norm", [x, weight], axes=axes, eps=1e-6)
+
+
+@given(st.sampled_from([1, 2, 3, 6]), st.booleans(), st.integers(0, 99), st.sampled_from([(5,), (3, 4), (2, 2, 3)]))
+def test_group_norm(groups: int, affine: bool, seed: int, spatial: tuple[int, ...]) -> None:
+    x = noise(2, 6, *spatial, seed=seed)
+    params: list[Any] = [Const(p) for p in _affine(6, seed)] if affine else [None, None]
+    check("group_norm_to_mean", "group_norm", [x, *params], groups=groups, eps=1e-5)
+    check("group_norm_to_instance_norm", "group_norm", [x, *params], groups=groups, eps=1e-5)
+    check("group_norm_to_mean", "instance_norm", [x, *params], eps=1e-5)
+    check("instance_norm_to_group_norm", "instance_norm", [x, *params], eps=1e-5)
+
+
+def test_group_norm_refuses() -> None:
+    rule = "group_norm_to_instance_norm"
+    refuse(rule, "group_norm", [noise(2, 6), None, None], "no spatial axis", groups=2, eps=1e-5)
+
+
+@given(st.integers(1, 6), st.integers(1, 7))
+def test_local_response_norm(size: int, channels: int) -> None:
+    x = noise(2, channels, 3, 4)
+    check("local_response_norm_to_sum", "local_response_norm", [x], size=size, alpha=1e-2, beta=0.75, k=1.0)
+
+
+def test_local_response_norm_refuses() -> None:
+    attrs: dict[str, Any] = {"alpha": 1e-4, "beta": 0.75, "k": 1.0}
+    refuse("local_response_norm_to_sum", "local_response_norm", [noise(1, 2, 2, 2)], "above 16", size=17, **attrs)
