@@ -75,7 +75,7 @@ class Shapes:
         if not 0 <= index < self._length:
             raise IndexError(index)
         rng = np.random.default_rng([self.seed, list(LENGTHS).index(self.split), index])
-        image = _crop(self._photos[rng.integers(len(self._photos))], rng) if self._photos else _texture(rng)
+        image = self._background(rng)
         boxes: list[tuple[int, int, int, int]] = []
         labels: list[int] = []
         for _ in range(rng.integers(1, 7)):
@@ -88,6 +88,15 @@ class Shapes:
             boxes.append((place[0], place[1], place[0] + mask.shape[1], place[1] + mask.shape[0]))
             labels.append(label)
         return Sample(image, np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(labels, np.int64))
+
+    def _background(self, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """Photographs are few: outside of validation, a fifth are textures, and all vary in scale and colour."""
+        if self.split == "val":
+            return _crop(self._photos[rng.integers(len(self._photos))], rng) if self._photos else _texture(rng)
+        if not self._photos or rng.random() < 0.2:
+            return _recolor(_texture(rng), rng)
+        photo = self._photos[rng.integers(len(self._photos))]
+        return _recolor(_crop(photo, rng, least=SIZE // 4), rng)
 
     def coco(self, limit: int | None = None) -> dict[str, Any]:
         """The annotations of the first ``limit`` images as a COCO dictionary; every kind of id starts at 1."""
@@ -135,10 +144,10 @@ def _photos(names: tuple[str, ...]) -> tuple[npt.NDArray[np.uint8], ...]:
     return tuple(photos)
 
 
-def _crop(photo: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A random square of the photograph, flipped half of the time, resized to SIZE."""
+def _crop(photo: npt.NDArray[np.uint8], rng: np.random.Generator, least: int = SIZE * 3 // 4) -> npt.NDArray[np.uint8]:
+    """A random square of the photograph of ``least`` pixels or more, flipped half of the time, resized to SIZE."""
     height, width, _ = photo.shape
-    side = int(rng.integers(SIZE * 3 // 4, min(height, width) + 1))
+    side = int(rng.integers(least, min(height, width) + 1))
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     crop = photo[top : top + side, left : left + side]
     if rng.random() < 0.5:
@@ -148,12 +157,19 @@ def _crop(photo: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray
 
 
 def _texture(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Smooth coloured noise of three scales."""
+    """Coloured noise of one to three scales: the first is a smooth gradient."""
+    scales = (3, 8, 24)[: rng.integers(1, 4)]
     total = np.zeros((SIZE, SIZE, 3))
-    for cells in (3, 8, 24):
+    for cells in scales:
         noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
         total += np.asarray(noise.resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.float64)
-    return (total / 3).astype(np.uint8)
+    return (total / len(scales)).astype(np.uint8)
+
+
+def _recolor(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Channels in another order, each with its own contrast and brightness."""
+    mixed = image[..., rng.permutation(3)] * rng.uniform(0.3, 1.3, 3) + rng.uniform(-40, 40, 3)
+    return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
 
 
 def _outline(kind: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
