@@ -143,7 +143,7 @@ def test_per_channel_scales(old: Runner, tmp_path: Path) -> None:
     from porter.emit.bundle import emit
     from porter.target import Target
 
-    made = api.quantize(graph(), "mlu270", samples(4), dtype="int8", force=True, per_channel=True)
+    made = api.quantize(graph(), "mlu270", samples(4), dtype="int8", per_channel=True)
     emit(graph(), Target.load("mlu270"), tmp_path / "b", inputs=samples(1), quantized=[made])
     done = old(tmp_path / "b" / "port.py", "--tolerance", "2e-3", double=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -171,7 +171,7 @@ def test_a_first_convolution_takes_pixels(old: Runner, tmp_path: Path) -> None:
         "mean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]\n"
     )
     data = open_data(images, graph.inputs)
-    made = api.quantize(graph, "mlu270", images, dtype="int8", force=True, first_conv=True)
+    made = api.quantize(graph, "mlu270", images, dtype="int8", first_conv=True)
     emit(graph, Target.load("mlu270"), tmp_path / "b", inputs=data, quantized=[made])
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     qconfig = manifest["quantization"]["int8"]["qconfig"]

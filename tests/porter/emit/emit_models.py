@@ -66,7 +66,7 @@ def graph() -> Graph:
 
 @cache
 def quantized(*dtypes: str, **options: Any) -> tuple[Any, ...]:
-    return tuple(api.quantize(graph(), "mlu270", samples(4), dtype=d, force=True, **options) for d in dtypes)
+    return tuple(api.quantize(graph(), "mlu270", samples(4), dtype=d, **options) for d in dtypes)
 
 
 def bundle(out: Path, *dtypes: str, **options: Any) -> Bundle:
