@@ -26,6 +26,7 @@ from porter.dialects.fx_capture import Captured, InputSpec, export, flatten, swe
 from porter.dialects.fx_lift import RANDOM, SHAPE_ONLY, dtype_name, lift, to_numpy, words
 from porter.dialects.fx_lower import Emitter, describe, lower
 from porter.dialects.fx_pt2 import read_program, write_program
+from porter.dialects.fx_tidy import cancel_permutes
 from porter.errors import PorterError
 from porter.graph import Graph
 from porter.ops import Array, Op, Origin, Value
@@ -61,6 +62,7 @@ class FxGraph(Graph):
         self._mode = captured.mode
         self._in_spec = captured.in_spec
         self._out_spec = captured.out_spec
+        self._ranges = captured.ranges
         self._changed()
 
     # ---------------------------------------------------------------------------------- sources
@@ -78,7 +80,9 @@ class FxGraph(Graph):
             PorterError: PT506 where the model does not run on such inputs, PT310 where it cannot be captured.
         """
         program, names = export(module, inputs)
-        return cls(flatten(program, names=names), source)
+        captured = flatten(program, names=names)
+        cancel_permutes(captured.graph)
+        return cls(captured, source)
 
     @classmethod
     def load(
@@ -292,7 +296,7 @@ class FxGraph(Graph):
             new = env[node] = graph.node_copy(node, env.__getitem__)
             if new.name != node.name:
                 new._rename(node.name)
-        captured = Captured(graph, dict(self.attributes), self._mode, self._in_spec, self._out_spec)
+        captured = Captured(graph, dict(self.attributes), self._mode, self._in_spec, self._out_spec, self._ranges)
         return FxGraph(captured, self.source, self.ledger)
 
     def module(self) -> fx.GraphModule:
@@ -326,6 +330,7 @@ class FxGraph(Graph):
             self.graph,
             self.attributes,
             (self._in_spec, self._out_spec),
+            self._ranges,
             note,
             lambda: {
                 EXTRA: json.dumps(

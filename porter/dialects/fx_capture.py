@@ -293,6 +293,8 @@ class Captured:
     mode: Any
     in_spec: Any
     out_spec: Any
+    #: Bounds of the sizes that depend on data (of nonzero), by symbol.
+    ranges: Mapping[Any, Any]
 
 
 def flatten(
@@ -317,6 +319,9 @@ def flatten(
     try:
         return _Flatten(program, inputs, names, origins or {}, values or {}, strict=True).run()
     except _Fallback:
+        signature = program.graph_signature
+        if not any(names):  # torch may rename the inputs
+            names = [s.arg.name for s in signature.input_specs if s.kind is InputKind.USER_INPUT]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = program.run_decompositions({})
@@ -480,7 +485,7 @@ class _Flatten:
         in_spec = call.in_spec if whole_tree else None
         used = {n.target for n in self.graph.nodes if n.op == "get_attr"}
         kept = {path: value for path, value in self.attributes.items() if path in used}
-        return Captured(self.graph, kept, self.mode, in_spec, call.out_spec)
+        return Captured(self.graph, kept, self.mode, in_spec, call.out_spec, self.program.range_constraints)
 
     # -- inputs, parameters, outputs
 
@@ -677,7 +682,7 @@ class _Flatten:
         if _mutates(node.target):
             self._write_in_place(node, args, kwargs)
             return
-        if self.strict and _needs_torch(node.target):
+        if self.strict and node.name not in self.origins and _needs_torch(node.target):
             raise _Fallback
         result = self._functional(node, args, kwargs)
         self.env[node] = result
@@ -783,7 +788,7 @@ class _Flatten:
         changed = False
         for name in names:
             value = values[name]
-            if isinstance(value, fx.Node):
+            if isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor):
                 values[name] = self.emit.cast(value, dtype)
                 changed |= values[name] is not value
         return changed
@@ -845,6 +850,8 @@ def _needs_torch(target: Any) -> bool:
     """Whether a call should be taken apart by torch: a composite without a meaning here, or a nested region."""
     if isinstance(target, torch._ops.HigherOrderOperator):
         return str(target).startswith("wrap")
+    if str(target) == "aten.item.default":
+        return False
     if not isinstance(target, torch._ops.OpOverload) or str(target) in TABLE or str(target) in _NORMALIZERS:
         return False
     schema = target._schema
@@ -953,6 +960,13 @@ def _alias(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
         return x
     made = self.again(node, a)
     return x if made.meta["val"].stride() == x.meta["val"].stride() else made
+
+
+@_normalizes("empty.memory_format", "new_empty.default", "empty_like.default")
+def _empty(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
+    """Memory that nobody has written may hold zeros."""
+    shape = a["size"] if "size" in a else a["self"].meta["val"].shape
+    return self.emit.call("full", list(shape), 0, dtype=_val(node, "dtype"))
 
 
 @_normalizes("dropout.default", "feature_dropout.default")

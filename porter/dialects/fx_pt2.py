@@ -173,6 +173,7 @@ def write_program(
     graph: fx.Graph,
     attributes: Mapping[str, Any],
     specs: tuple[Any, Any],
+    ranges: Mapping[Any, Any],
     note: Callable[[str, fx.Node], None],
     extra: Callable[[], dict[str, str]],
 ) -> None:
@@ -180,7 +181,7 @@ def write_program(
 
     ``extra`` is asked for the extra members after ``note`` has been told every name.
     """
-    program = build_program(graph, attributes, specs, note)
+    program = build_program(graph, attributes, specs, note, ranges)
     with path.open("wb") as file, warnings.catch_warnings(), _quiet("torch.export"):
         warnings.simplefilter("ignore")
         torch.export.save(program, file, extra_files=extra())
@@ -191,6 +192,7 @@ def build_program(
     attributes: Mapping[str, Any],
     specs: tuple[Any, Any],
     note: Callable[[str, fx.Node], None],
+    ranges: Mapping[Any, Any],
     functional: bool = True,
 ) -> ExportedProgram:
     """An exported program with the nodes of a graph, its parameters and buffers as the first inputs.
@@ -200,6 +202,7 @@ def build_program(
         attributes: what the get_attr nodes hold, by their targets.
         specs: the pytree structures of inputs and outputs; None for inputs that are a flat tuple.
         note: told the name that each node has in the program.
+        ranges: bounds of the sizes that depend on data, by symbol.
         functional: whether nothing is written in place.
     """
     from torch._export.verifier import TrainingIRVerifier, Verifier
@@ -270,7 +273,7 @@ def build_program(
         flat,
         ExportGraphSignature(inputs, outputs),
         state,
-        {},
+        dict(ranges),
         [ModuleCallEntry("", signature)],
         verifiers=[Verifier if functional else TrainingIRVerifier],
     )

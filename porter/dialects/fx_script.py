@@ -132,7 +132,9 @@ class _Run:
         result = results[0] if len(results) == 1 else tuple(results)
         leaves, out_spec = pytree.tree_flatten(pytree.tree_map(self.tensor_leaf, result, is_leaf=_is_leaf))
         self.graph.output(tuple(leaves))
-        return build_program(self.graph, self.attributes, (None, out_spec), lambda name, node: None, functional=False)
+        return build_program(
+            self.graph, self.attributes, (None, out_spec), lambda name, node: None, {}, functional=False
+        )
 
     def tensor_leaf(self, value: Any) -> Any:
         return self.constant(value) if isinstance(value, torch.Tensor) else value
