@@ -58,8 +58,6 @@ _IR_VERSION = 10
 _SLACK = 4
 #: Equal constants of up to this many elements are one initializer.
 _POOLED = 16
-#: Models up to this size go through onnx.checker when they are saved.
-_CHECKED = 64 << 20
 
 assert porter.dialects.onnx_lower_index  # its import fills the table
 
@@ -429,9 +427,10 @@ class OnnxGraph(Graph):
         Raises:
             OSError: when a file cannot be written.
         """
-        from porter.dialects.onnx_save import externalize
+        from porter.dialects.onnx_save import check_written, externalize
 
         path = Path(path)
+        check_written(self._model)
         moved = externalize(self._model, path, _INSIDE)
         proto = self._proto(without=moved, origins=True)
         proto.graph.initializer.extend(moved.values())
@@ -442,8 +441,7 @@ class OnnxGraph(Graph):
                 if entry.key == LEDGER:
                     proto.metadata_props.remove(entry)
             proto.metadata_props.add(key=LEDGER, value=json.dumps(ledger, ensure_ascii=False, default=str))
-        data = proto.SerializeToString()
-        path.write_bytes(data)
+        path.write_bytes(proto.SerializeToString())
 
     def _value_infos(self, proto: ModelProto) -> None:
         shown = {*self._model.inputs, *self._model.outputs}

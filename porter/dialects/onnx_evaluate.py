@@ -165,7 +165,7 @@ def _session_run(
             continue
         if data.nbytes > LARGE:
             graph.input.add(name=name, type=type_proto((data.shape, str(data.dtype))))
-            fed[name] = np.ascontiguousarray(data)
+            fed[name] = np.asarray(data, order="C")
         else:
             graph.initializer.append(make_tensor(name, data))
     graph.node.extend([node.proto for node in nodes])

@@ -112,7 +112,7 @@ def no_collection() -> Iterator[None]:
 class Node:
     """A node of the graph. Never changed once it is in a graph; a change makes a new one."""
 
-    __slots__ = ("_attrs", "caps", "domain", "ins", "op", "origin", "outs", "proto")
+    __slots__ = ("_attrs", "caps", "domain", "ins", "op", "origin", "ours", "outs", "proto")
 
     def __init__(self, proto: NodeProto, origin: Origin | None = None) -> None:
         self.proto = proto
@@ -125,6 +125,8 @@ class Node:
         self.caps: tuple[str, ...] = ()
         #: Set for nodes that porter made; otherwise read from the protobuf when first asked.
         self.origin = origin
+        #: Whether porter wrote it, in this process.
+        self.ours = False
         self._attrs: dict[str, Any] | None = None
         for a in proto.attribute:
             if a.type == 5 or a.type == 10:
@@ -138,7 +140,7 @@ class Node:
         node = cls.__new__(cls)
         node.proto, node.op, node.domain = proto, proto.op_type, proto.domain
         node.ins, node.outs, node.caps = tuple(ins), tuple(outs), ()
-        node.origin, node._attrs = origin, None
+        node.origin, node.ours, node._attrs = origin, True, None
         return node
 
     @property

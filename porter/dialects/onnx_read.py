@@ -104,7 +104,7 @@ def read_model(model: str | os.PathLike[str] | ModelProto, inputs: InputSpecs | 
     )
     for t in graph.sparse_initializer:
         found.types[t.values.name] = (tuple(t.dims), DTYPES.get(t.values.data_type))
-    _infer(found, {} if changed else {v.name: v.type for v in (*graph.value_info, *graph.output)})
+    _infer(found, None if changed else {v.name: v.type for v in (*graph.value_info, *graph.output)}, source)
     return found
 
 
@@ -453,12 +453,16 @@ def read_constant(model: Model, name: str) -> Array | None:
     return None if tensor is None else tensor_array(tensor, model.folder)
 
 
-def _infer(model: Model, declared: Mapping[str, TypeProto]) -> None:
+def _infer(model: Model, declared: Mapping[str, TypeProto] | None, source: str) -> None:
     """Fill ``model.types``.
 
     onnx's own inference (with its propagation of small values) does nearly everything in one pass. What it leaves
     open is done node by node, in order, with the values that :class:`Constants` computes. The shapes that the file
-    itself states are used last, and only when no input was changed.
+    itself states (``declared``) are used last; it is None when the user's sizes replace those of the file. A node whose
+    operands then do not fit means that the model has the other sizes baked in.
+
+    Raises:
+        PorterError: PT506 when the model cannot have the sizes that were asked for.
     """
     types = model.types
     for value in model.shell.graph.input:
@@ -471,7 +475,7 @@ def _infer(model: Model, declared: Mapping[str, TypeProto]) -> None:
     partial = _whole_graph(model)
     open_nodes = [node for node in model.nodes if any(out and types.get(out, (None,))[0] is None for out in node.outs)]
     if open_nodes:
-        _one_by_one(model, open_nodes, partial, declared)
+        _one_by_one(model, open_nodes, partial, declared, source)
 
 
 def _whole_graph(model: Model) -> dict[str, TypeProto]:
@@ -522,7 +526,11 @@ def _whole_graph(model: Model) -> dict[str, TypeProto]:
 
 
 def _one_by_one(
-    model: Model, nodes: Sequence[Node], partial: dict[str, TypeProto], declared: Mapping[str, TypeProto]
+    model: Model,
+    nodes: Sequence[Node],
+    partial: dict[str, TypeProto],
+    declared: Mapping[str, TypeProto] | None,
+    source: str,
 ) -> None:
     types = model.types
     producers = {out: node for node in model.nodes for out in node.outs if out}
@@ -535,7 +543,20 @@ def _one_by_one(
     imports = list(model.shell.opset_import)
     versions = {entry.domain or "": entry.version for entry in imports}
     for node in nodes:
-        found = _node_types(node, types, partial, constants, imports, versions)
+        try:
+            found = _node_types(node, types, partial, constants, imports, versions)
+        except onnx.shape_inference.InferenceError as error:
+            operands = [types.get(n, (None, None))[0] for n in node.ins if n]
+            folded = any(constants.get(out, LIMIT) is not None for out in node.outs if out)
+            if declared is None and None not in operands and not folded:
+                shapes = " and ".join(str(list(shape or ())) for shape in operands)
+                raise PorterError(
+                    "PT506",
+                    f"the model cannot have these input sizes: at {node.op} {node.name!r}, {shapes} do not fit",
+                    f"{source}: {'; '.join(_shown(v) for v in model.shell.graph.input)}: {error}",
+                    "Other sizes are baked into the model: export it with these.",
+                ) from error
+            found = {}
         for out in node.outs:
             if out and (out not in found or static_type(found[out])[0] is None):
                 value = constants.get(out, LIMIT)
@@ -546,7 +567,7 @@ def _one_by_one(
                 continue
             proto = found.get(out)
             kind = static_type(proto) if proto is not None else (None, None)
-            if kind[0] is None and out in declared:
+            if kind[0] is None and declared is not None and out in declared:
                 stated = static_type(declared[out])
                 kind = stated if stated[0] is not None else (None, kind[1] or stated[1])
             old = types.get(out, (None, None))
@@ -589,10 +610,12 @@ def _node_types(
         if name and types.get(name, (None, None))[1] in ("int64", "int32", "float32"):
             value = constants.get(name, 4096)
             if value is not None:
-                data[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+                data[name] = onnx.numpy_helper.from_array(np.array(value), name)
     try:
         found = onnx.shape_inference.infer_node_outputs(schema, node.proto, operand_types, data, None, imports)
-    # The C++ inference raises its own kinds for operands that do not fit; the shape then stays unknown.
+    except onnx.shape_inference.InferenceError:
+        raise
+    # The C++ side raises other kinds for a node that breaks its operator's rules; the shape then stays unknown.
     except Exception:
         found = {}
     return dict(found)

@@ -107,5 +107,5 @@ def check_inputs(
             raise PorterError(
                 "PT506", f"input {value.name!r} has the shape {list(value.shape)}, not {list(array.shape)}", where
             )
-        feeds[value.name] = np.ascontiguousarray(array)
+        feeds[value.name] = np.asarray(array, order="C")
     return feeds

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the weights of a saved model go."""
+"""Saving ONNX models: the nodes that porter wrote are checked, and weights find their place."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from onnx import TensorProto
+import onnx
+from onnx import ModelProto, TensorProto
 
 from porter.dialects.onnx_proto import external, nbytes
-from porter.dialects.onnx_read import Model
+from porter.dialects.onnx_read import Model, type_proto
 from porter.files import share_file
 
 #: onnx recommends page-aligned offsets, so that the data can be mapped into memory.
@@ -55,3 +56,27 @@ def externalize(model: Model, path: Path, inside: int) -> dict[str, TensorProto]
                 file.write(tensor.raw_data)
                 moved[name] = new
     return moved
+
+
+def check_written(model: Model) -> None:
+    """Run onnx's checker over the nodes that porter wrote, and over no others: what was loaded is not ours to judge.
+
+    Raises:
+        ValueError: when one breaks the rules of its operator (a bug in porter, not in the model).
+    """
+    ours = [node for node in model.nodes if node.ours]
+    if not ours:
+        return
+    made = {name for node in ours for name in node.outs}
+    proto = ModelProto(ir_version=model.shell.ir_version)
+    proto.opset_import.extend(model.shell.opset_import)
+    graph = proto.graph
+    graph.name = "written"
+    for name in dict.fromkeys(n for node in ours for n in node.ins if n and n not in made):
+        shape, dtype = model.types.get(name, (None, None))
+        graph.input.add(name=name, type=type_proto((shape, dtype or "float32")))
+    graph.node.extend([node.proto for node in ours])
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ValueError(f"porter wrote a node that is not valid: {error}") from error
