@@ -914,9 +914,9 @@ def infer(kind: str, inputs: Sequence[Value | None], attrs: Attrs) -> list[Spec]
         first = 1 if kind == "index" else 2
         for i, value in enumerate(inputs[first:], first):
             if value is not None and value.dtype == "bool":
-                count = _selected_count(value)
-                known = known and (count is not None or kind == "index_put")
-                shapes[i] = (1 if count is None else count,)
+                selected = _selected_count(value)
+                known = known and (selected is not None or kind == "index_put")
+                shapes[i] = (1 if selected is None else selected,)
     if known:
         try:
             outs = entry.shapes(shapes, attrs)

@@ -101,7 +101,7 @@ def find_rule(name: str, where: str | None = None) -> Rule:
 def rules_for(kind: str) -> tuple[Rule, ...]:
     """The rules that remove ``kind``: the strongest claim first, then the one for the fewest kinds.
 
-    A rule made for ``silu`` comes before one for every element by element op; otherwise the order of :func:`rules` holds.
+    A rule made for ``silu`` comes before one for every element by element op; else the order of :func:`rules` holds.
     """
     return tuple(
         sorted((r for r in rules().values() if kind in r.removes), key=lambda r: (_STRENGTH[r.claim], len(r.removes)))

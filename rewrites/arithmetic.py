@@ -97,12 +97,13 @@ def pow_to_mul(b: Builder, op: Op) -> Any:
 
 @rewrite(removes="pow", yields=("mul", "sqrt", "rsqrt", "reciprocal"), claim="bounded", error="5 ulp")
 def pow_to_sqrt_or_reciprocal(b: Builder, op: Op) -> Any:
-    """x ** c with a constant c of 0.5, -0.5 or a whole -1 to -8 becomes sqrt, rsqrt or the reciprocal of products.
+    """x ** c with a constant c of 0.5, -0.5 or a whole -1 to -8 becomes sqrt, rsqrt or the reciprocal of
+    products.
 
     Formula: x^0.5 = sqrt(x); x^-0.5 = rsqrt(x) = 1 / sqrt(x); x^-n = 1 / x^n.
     Example: ``y = pow(x, -0.5)`` -> ``y = rsqrt(x)``.
-    Bound: 5 ulp for finite x where x^n is a normal number. sqrt and rsqrt of -inf are NaN where pow gives inf and
-    0, and rsqrt(-0.0) is -inf where pow gives inf.
+    Bound: 5 ulp for finite x where x^n is a normal number. sqrt and rsqrt of -inf are NaN where pow gives inf
+    and 0, and rsqrt(-0.0) is -inf where pow gives inf.
     Does not apply: to other exponents, an exponent computed at run time, or integers.
     """
     x, exponent = _power(op)

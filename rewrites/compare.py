@@ -133,6 +133,67 @@ def cast_bool(b: Builder, op: Op) -> Any:
     return b.ne(x, 0) if dtype == "bool" else b.where(x, b.const(1, dtype), b.const(0, dtype))
 
 
+_COMPARED = {"gt": (0, 1), "le": (0, 1), "lt": (1, 0), "ge": (1, 0)}
+
+
+def _truth(b: Builder, value: Value, dtype: str) -> Value:
+    """A truth value that comparisons make, as 0 or 1, computed from what they compare."""
+    if value.is_const:
+        return b.const(value.numpy().astype(dtype))
+    made = b.producer(value)
+    need(made is not None, f"{value.name} is an input, not the result of a comparison")
+    assert made is not None
+    one = b.const(1, dtype)
+    out: Value
+    if made.kind in ("logical_not", "logical_and", "logical_or", "logical_xor"):
+        need(all(v.dtype == "bool" for v in made.operands), f"{made.kind} of numbers is not a comparison")
+        parts = [_truth(b, v, dtype) for v in made.operands]
+        if made.kind == "logical_not":
+            out = b.sub(one, parts[0])
+        elif made.kind == "logical_and":
+            out = b.mul(*parts)
+        elif made.kind == "logical_or":
+            out = b.sign(b.add(*parts))
+        else:
+            out = b.abs(b.sub(*parts))
+    else:
+        need(made.kind in (*_COMPARED, "eq", "ne"), f"{value.name} is the result of {made.kind}, not of a comparison")
+        need(all(v.dtype == dtype for v in made.operands), f"what is compared is not {dtype}")
+        if made.kind in _COMPARED:
+            i, j = _COMPARED[made.kind]
+            out = b.sign(b.relu(b.sub(made.operands[i], made.operands[j])))
+        else:
+            out = b.sign(b.abs(b.sub(*made.operands)))
+        if made.kind in ("le", "ge", "eq"):
+            out = b.sub(one, out)
+    b.merge_origin(made)
+    return out
+
+
+@rewrite(
+    removes="cast",
+    yields=("sub", "relu", "sign", "abs", "mul", "add"),
+    claim="bounded",
+    error="bit-equal for finite operands",
+)
+def cast_of_comparison_to_sign(b: Builder, op: Op) -> Any:
+    """A comparison cast to a number becomes the sign of a difference; no truth value is left.
+
+    Formula: (x > y) is sign(relu(x - y)), (x != y) is sign(|x - y|), the others are one minus these; and is
+    the product, or the sign of the sum, xor the size of the difference, not is one minus.
+    Example: ``m = cast(gt(x, 0.5), float32)`` -> ``m = sign(relu(sub(x, 0.5)))``.
+    Bound: bit-equal for finite operands (the difference of two floats is 0 only when they are equal, but on a
+    device that flushes subnormal numbers); two infinities of one sign, or a NaN, give another result.
+    Does not apply: to a truth value that is an input or comes from anything but comparisons and logic, or
+    when the numbers compared have another dtype than the result.
+    """
+    x, dtype = op.operands[0], op.attrs["dtype"]
+    need(x.dtype == "bool" and "float" in dtype, f"the cast is from {x.dtype} to {dtype}")
+    out = _truth(b, x, dtype)
+    need(out.shape == x.shape, "a constant is compared")
+    return out
+
+
 @rewrite(removes="cast", claim="exact")
 def remove_cast(b: Builder, op: Op) -> Any:
     """A cast to the dtype that the value has already is removed.

@@ -60,7 +60,8 @@ def elementwise_to_rank4(b: Builder, op: Op) -> Any:
 def elementwise_vector_to_matrix(b: Builder, op: Op) -> Any:
     """An element by element op on a vector (or a scalar) becomes the same op on a matrix of one row.
 
-    Formula: an axis of extent 1 in front does not matter to the row-major order. Some devices want two axes or more.
+    Formula: an axis of extent 1 in front does not matter to the row-major order. Some devices want two axes
+    or more.
     Example: ``y = exp(x of 85)`` -> ``y = reshape(exp(reshape(x, (1, 85))), (85,))``.
     Bound: bit-equal.
     Does not apply: to two axes or more.

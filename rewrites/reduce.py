@@ -11,7 +11,7 @@ import numpy as np
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import need, need_float, shape_of, turned, view
+from ._tools import cut, need, need_float, shape_of, turned, view
 
 
 def _count(op: Op) -> int:
@@ -190,6 +190,37 @@ def spatial_reduction_to_pool(b: Builder, op: Op) -> Any:
     need(len(shape_of(x)) == 4 and axes == [2, 3], f"the axes {tuple(axes)} are not the last two of four")
     kind = "adaptive_avg_pool2d" if op.kind == "mean" else "adaptive_max_pool2d"
     return view(b, b.op(kind, (x,), output_size=(1, 1))[0], shape_of(op.outputs[0]))
+
+
+_STEPS = {"sum": "add", "prod": "mul", "amax": "maximum", "amin": "minimum"}
+
+
+@rewrite(
+    removes=tuple(_STEPS),
+    yields=("slice", "reshape", *_STEPS.values()),
+    claim="exact",
+    error="4e-06 of the sum of magnitudes",
+)
+def reduce_short_axis_to_steps(b: Builder, op: Op) -> Any:
+    """A reduction over one short axis becomes a chain of additions, products, maxima or minima of its slices.
+
+    Formula: sum(x) = x[0] + x[1] + ..., and alike for the others.
+    Example: ``y = prod(x, axes=(1,), keepdim=True)`` with 3 channels -> ``y = mul(mul(slice(x, 0:1), slice(x,
+    1:2)), slice(x, 2:3))``.
+    Bound: 4e-06 of the sum of magnitudes in float32 for sum and prod (of the product of magnitudes);
+    bit-equal for amax and amin.
+    Does not apply: to several axes, to more than 16 elements or none, or to sums of small integers (they
+    change dtype).
+    """
+    x, axes = op.operands[0], op.attrs["axes"]
+    need(len(axes) == 1, f"{len(axes)} axes are reduced")
+    need(op.outputs[0].dtype == x.dtype, f"{op.kind} of {x.dtype} changes the dtype")
+    n = shape_of(x)[axes[0]]
+    need(1 <= n <= 16, f"axis {axes[0]} has {n} elements, not 1 to 16")
+    out = cut(b, x, axes[0], 0, 1)
+    for i in range(1, n):
+        out = b.op(_STEPS[op.kind], (out, cut(b, x, axes[0], i, i + 1)))[0]
+    return view(b, out, shape_of(op.outputs[0]))
 
 
 @rewrite(removes=("amax", "amin"), yields=("max_dim", "min_dim"), claim="exact")

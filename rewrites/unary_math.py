@@ -304,6 +304,31 @@ def ceil_to_floor(b: Builder, op: Op) -> Any:
     return b.mul(b.floor(b.mul(op.operands[0], -1)), -1)
 
 
+@rewrite(
+    removes="round",
+    yields=("floor", "sub", "relu", "abs", "sign", "mul", "add"),
+    claim="bounded",
+    error="bit-equal for finite operands",
+)
+def round_to_floor(b: Builder, op: Op) -> Any:
+    """round(x), half to even, becomes floor(x), plus 1 where the fraction says so.
+
+    Formula: with f = floor(x) and d = x - f - 1/2, add 1 where d > 0, and where d = 0 and f is odd;
+    sign(relu(d)) and 1 - sign(|d|) are those conditions as numbers, and f - 2 floor(f / 2) is 1 for an odd f.
+    Example: ``y = round(x)`` -> ``f = floor(x); d = sub(sub(x, f), 0.5)``; ``y = add(add(f, sign(relu(d))),
+    mul(sub(1, sign(abs(d))), sub(f, mul(floor(mul(f, 0.5)), 2))))``.
+    Bound: bit-equal for finite operands but for the sign of a zero; round(inf) is NaN instead of inf.
+    Does not apply: to integers.
+    """
+    x = op.operands[0]
+    need_float(x)
+    f = b.floor(x)
+    d = b.sub(b.sub(x, f), 0.5)
+    odd = b.sub(f, b.mul(b.floor(b.mul(f, 0.5)), 2.0))
+    tie = b.sub(b.const(1.0, x.dtype), b.sign(b.abs(d)))
+    return b.add(b.add(f, b.sign(b.relu(d))), b.mul(tie, odd))
+
+
 @rewrite(removes="trunc", yields=("abs", "floor", "sign", "mul"), claim="exact")
 def trunc_to_floor(b: Builder, op: Op) -> Any:
     """trunc(x) becomes sign(x) * floor(|x|).

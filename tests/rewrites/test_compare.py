@@ -2,8 +2,13 @@
 """Comparisons, logic and casts of truth values."""
 
 import numpy as np
+import oracle
 import pytest
-from harness import Const, check, noise, refuse
+from harness import Around, Const, apply, build, check, noise, refuse
+from reference import run
+
+from porter.registry import rules
+from porter.rewrite import NotApplicable
 
 GRID = np.array([-np.inf, -1.5, -0.0, 0.0, 1.0, np.inf, np.nan], np.float32)
 X, Y = GRID[:, None], GRID[None, :]
@@ -38,6 +43,42 @@ def test_not() -> None:
     check("logical_to_arithmetic", "logical_not", [noise(20, dtype="bool")])
     check("logical_to_arithmetic", "logical_not", [GRID])
     check("bitwise_to_logical", "bitwise_not", [noise(20, dtype="bool")])
+
+
+@pytest.mark.parametrize("kind", ["ge", "le", "gt", "lt", "eq", "ne"])
+def test_cast_of_comparison(kind: str) -> None:
+    grid = np.array([-1.5, -0.0, 0.0, 1e-45, 1.0, 1.0000001, 3e38], np.float32)
+    made, feeds = build(kind, [grid[:, None], grid[None, :]], {}, "a")
+    cast, _ = build("cast", [made.outputs[0]], {"dtype": "float32"}, "b")
+    fragment = apply("cast_of_comparison_to_sign", cast, Around([made]))
+    (want,) = oracle.compute(kind, [grid[:, None], grid[None, :]], {})
+    np.testing.assert_array_equal(run(fragment, feeds)[0], want.astype(np.float32))
+    assert all(out.dtype != "bool" for op in fragment.ops for out in op.outputs)
+
+
+@pytest.mark.parametrize("kind", ["logical_and", "logical_or", "logical_xor"])
+def test_cast_of_logic(kind: str) -> None:
+    x, y, limit = noise(40), noise(40, seed=1), Const(0.1, "float32")
+    one, feeds = build("gt", [x, limit], {}, "a")
+    two, more = build("le", [y, limit], {}, "b")
+    both, _ = build(kind, [one.outputs[0], two.outputs[0]], {}, "c")
+    never, _ = build("logical_not", [both.outputs[0]], {}, "d")
+    cast, _ = build("cast", [never.outputs[0]], {"dtype": "float32"}, "e")
+    fragment = apply("cast_of_comparison_to_sign", cast, Around([one, two, both, never]))
+    want = ~oracle.compute(kind, [x > limit.data, y <= limit.data], {})[0]
+    np.testing.assert_array_equal(run(fragment, {**feeds, **more})[0], want.astype(np.float32))
+
+
+def test_cast_of_comparison_refuses() -> None:
+    rule = "cast_of_comparison_to_sign"
+    refuse(rule, "cast", [noise(3, dtype="bool")], "an input", dtype="float32")
+    refuse(rule, "cast", [noise(3)], "from float32", dtype="float64")
+    nan, _ = build("isnan", [noise(3)], {}, "a")
+    ints, _ = build("gt", [noise(3, dtype="int32"), noise(3, dtype="int32")], {}, "b")
+    for made, reason in ((nan, "result of isnan"), (ints, "not float32")):
+        cast, _ = build("cast", [made.outputs[0]], {"dtype": "float32"}, "c")
+        with pytest.raises(NotApplicable, match=reason):
+            rules()[rule].apply(Around([made]), cast, "new")
 
 
 def test_casts() -> None:

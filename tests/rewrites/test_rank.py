@@ -50,7 +50,7 @@ def test_vectors() -> None:
     check("elementwise_vector_to_matrix", "add", [x, noise(1)])
     check("elementwise_vector_to_matrix", "mul", [x, noise()])
     check("elementwise_vector_to_matrix", "mul", [noise(), noise(seed=1)])
-    check("elementwise_vector_to_matrix", "clamp", [x], min=0.0, max=None)
+    check("elementwise_vector_to_matrix", "clamp", [x], min=-1.0, max=None)
     refuse("elementwise_vector_to_matrix", "abs", [noise(2, 3)], "2 axes are not fewer")
 
 

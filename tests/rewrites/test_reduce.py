@@ -94,6 +94,22 @@ def test_sum_to_matmul(kind: str, keepdim: bool) -> None:
     refuse("sum_to_matmul", kind, [x], "not the last alone", axes=(1,), keepdim=keepdim)
 
 
+@pytest.mark.parametrize("kind", ["sum", "prod", "amax", "amin"])
+@pytest.mark.parametrize("keepdim", [True, False])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_short_axis(kind: str, keepdim: bool, axis: int) -> None:
+    x = noise(3, 16, 1)
+    attrs: dict[str, Any] = {"axes": (axis,), "keepdim": keepdim}
+    check("reduce_short_axis_to_steps", kind, [x], of=_total(kind, x, **attrs), **attrs)
+
+
+def test_short_axis_refuses() -> None:
+    rule = "reduce_short_axis_to_steps"
+    refuse(rule, "sum", [noise(2, 3)], "2 axes", axes=(0, 1), keepdim=False)
+    refuse(rule, "sum", [noise(17)], "17 elements", axes=(0,), keepdim=False)
+    refuse(rule, "sum", [noise(3, dtype="int32")], "changes the dtype", axes=(0,), keepdim=False)
+
+
 @pytest.mark.parametrize("kind", ["mean", "amax"])
 @pytest.mark.parametrize("keepdim", [True, False])
 def test_spatial(kind: str, keepdim: bool) -> None:

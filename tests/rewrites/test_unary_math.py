@@ -41,6 +41,8 @@ INTS = noise(30, dtype="int32")
         ("isinf_to_eq", "isinf", line()),
         ("ceil_to_floor", "ceil", line()),
         ("trunc_to_floor", "trunc", line()),
+        ("round_to_floor", "round", line(-20, 20, special=[0.0, -0.0, 1e30, 0.49999997, 8388607.5, 4194303.5])),
+        ("round_to_floor", "round", np.arange(-50, 50, dtype=np.float32) / 4),
         ("sinh_cosh_to_exp", "sinh", line(-80, 80, special=[0.0, np.inf, -np.inf, np.nan])),
         ("sinh_cosh_to_exp", "cosh", line(-80, 80, special=[0.0, np.inf, -np.inf, np.nan])),
     ],
@@ -66,6 +68,7 @@ def test_rule(rule: str, kind: str, x: np.ndarray) -> None:
         ("log2_log10_to_log", "log2"),
         ("erf_to_exp", "erf"),
         ("isinf_to_eq", "isinf"),
+        ("round_to_floor", "round"),
         ("sinh_cosh_to_exp", "sinh"),
     ],
 )
