@@ -40,7 +40,8 @@ def save_graph(graph: Graph, path: Path, suffix: str, ledger: Mapping[str, Any])
 
         example = tuple(torch.zeros(v.shape or (), dtype=getattr(torch, v.dtype or "float32")) for v in graph.inputs)
         with torch.no_grad():
-            torch.jit.save(torch.jit.trace(_module(graph), example, check_trace=False), path)
+            traced = torch.jit.trace(_module(graph), example, check_trace=False)  # type: ignore[no-untyped-call]
+            torch.jit.save(traced, path)
 
 
 def _module(graph: Graph) -> Any:
