@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """porter: port trained models to accelerators with few operators.
 
-    import porter
+import porter
 
-    report = porter.check("yolox_s.onnx", "mlu270")
-    made = porter.rewrite("yolox_s.onnx", "mlu270")
-    assert made.ok, made.report.findings
-    made.save("out/")
+report = porter.check("yolox_s.onnx", "mlu270")
+made = porter.rewrite("yolox_s.onnx", "mlu270")
+assert made.ok, made.report.findings
+made.save("out/")
 """
 
 import sys

@@ -67,7 +67,6 @@ _MAX_DEPTH = 100
 _MAX_METADATA = 500
 
 
-
 # --------------------------------------------------------------------------------------------- reading
 @dataclass
 class Checkpoint:
@@ -366,9 +365,7 @@ def _versions(metadata: Any, prefixes: list[str]) -> dict[str, int]:
     }
     for prefix in prefixes:
         wrapper = prefix.removesuffix(".")
-        versions = {
-            module.removeprefix(prefix): version for module, version in versions.items() if module != wrapper
-        }
+        versions = {module.removeprefix(prefix): version for module, version in versions.items() if module != wrapper}
     return versions
 
 

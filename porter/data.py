@@ -8,7 +8,6 @@ error that names it before the model runs.
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import tomllib
@@ -24,6 +23,7 @@ from porter.errors import PorterError
 from porter.files import input_file
 from porter.findings import Finding
 from porter.ops import Array, Value
+from porter.usercode import call_by_name, run_user_code
 
 __all__ = ["Data", "Preprocess", "open_data", "random_inputs"]
 
@@ -400,6 +400,8 @@ def open_data(
     for value in inputs:
         if value.shape is None:
             raise PorterError("PT402", f"input {value.name} has no fixed shape", fix="Fix it with --input NAME:SHAPE.")
+    if isinstance(spec, Data) and [(v.shape, v.dtype) for v in spec.inputs] == [(v.shape, v.dtype) for v in inputs]:
+        return spec
     if not isinstance(spec, str | os.PathLike):
         data = _from_iterable(spec, inputs, "the samples")
     else:
@@ -536,23 +538,8 @@ class _Stack(Sequence[Array]):
 
 
 def _from_function(spec: str, inputs: tuple[Value, ...]) -> Data:
-    module, _, name = spec.partition(":")
-    try:
-        made: Any = importlib.import_module(module)
-        for part in name.split("."):
-            made = getattr(made, part)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise PorterError(
-            "PT404",
-            f"data: {spec} cannot be imported: {error}",
-            fix="Write package.module:function; the module must be importable (PYTHONPATH).",
-        ) from error
-    if not callable(made):
-        raise PorterError("PT404", f"data: {spec} is no function", fix="It must be callable and return an iterable.")
-    try:
-        samples = made()
-    except Exception as error:
-        raise PorterError("PT404", f"{spec}() failed: {type(error).__name__}: {error}") from error
+    function = call_by_name(spec, "data", "PT404")
+    samples = run_user_code(function, f"data {spec}")
     if not isinstance(samples, Iterable):
         raise PorterError("PT404", f"{spec}() returned {type(samples).__name__}, not an iterable of samples")
     return _from_iterable(samples, inputs, spec)

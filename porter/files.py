@@ -300,9 +300,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def share_file(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], allow_hardlink: bool = False
-) -> str:
+def share_file(src: str | os.PathLike[str], dst: str | os.PathLike[str], allow_hardlink: bool = False) -> str:
     """Make ``dst`` (which must not exist) a file with the content of ``src``, as cheaply as can be.
 
     Args:

@@ -140,7 +140,7 @@ def _load_file(
     if kind.name == "pt2":
         from porter.dialects.fx import FxGraph
 
-        return FxGraph.load(path, source=path.name)
+        return FxGraph.load(path, specs, source=path.name, run_pickled_code=run_pickled_code)
     if kind.name == "torchscript":
         return _torchscript(path, specs)
     if kind.name == "unknown":

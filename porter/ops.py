@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -62,9 +63,17 @@ class Origin:
         return bool(self.file or self.module or self.source)
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.file else ""
-        module = f"in {self.module}" if self.module else ""
-        return " ".join(part for part in (place, module) if part) or (self.source[0] if self.source else "?")
+        """``yolo_head.py:211 in head``: the path as seen from the current folder, or its last two parts."""
+        parts = []
+        if self.file:
+            path = Path(self.file)
+            if path.is_absolute():
+                here = Path.cwd()
+                path = path.relative_to(here) if path.is_relative_to(here) else Path(*path.parts[-2:])
+            parts.append(f"{path}:{self.line}" if self.line else str(path))
+        if self.module:
+            parts.append(f"in {self.module}")
+        return " ".join(parts) or (f"node {self.source[0]}" if self.source else "")
 
 
 class Value:

@@ -17,34 +17,34 @@ from porter.errors import PorterError
 __all__ = ["call_by_name", "run_user_code"]
 
 
-def call_by_name(name: str, option: str) -> Callable[..., Any]:
+def call_by_name(name: str, option: str, code: str = "PT515") -> Callable[..., Any]:
     """The function that ``package.module:function`` or ``file.py:function`` names (the current folder is importable).
 
-    Raises PorterError PT515 when there is no such thing, PT520 when importing it fails in the user's own code.
+    Raises PorterError ``code`` when there is no such thing, PT520 when importing it fails in the user's own code.
     """
     where, colon, attribute = name.rpartition(":")
     if not colon or not where or not attribute:
         raise PorterError(
-            "PT515", f"{name!r} is not module:function", option,
+            code, f"{name!r} is not module:function", option,
             "Write package.module:function or path/to/file.py:function.",
         )  # fmt: skip
-    module = _import(where, option)
+    module = _import(where, option, code)
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, dir(found), n=1)
-            raise PorterError("PT515", f"{where} has no {part!r}", option, f"Did you mean {near[0]}?" if near else None)
+            raise PorterError(code, f"{where} has no {part!r}", option, f"Did you mean {near[0]}?" if near else None)
         found = getattr(found, part)
     if not callable(found):
-        raise PorterError("PT515", f"{name} is a {type(found).__name__}, not a function", option)
+        raise PorterError(code, f"{name} is a {type(found).__name__}, not a function", option)
     return found  # type: ignore[no-any-return]
 
 
-def _import(where: str, option: str) -> ModuleType:
+def _import(where: str, option: str, code: str) -> ModuleType:
     if where.endswith(".py"):
         path = Path(where)
         if not path.is_file():
-            raise PorterError("PT515", f"there is no file {where}", option)
+            raise PorterError(code, f"there is no file {where}", option)
         # Its own folder must be importable, as it is for `python file.py`; a package keeps its dotted name.
         parts, folder = [path.stem], path.resolve().parent
         while (folder / "__init__.py").is_file():
@@ -61,7 +61,7 @@ def _import(where: str, option: str) -> ModuleType:
     except ModuleNotFoundError as missing:
         if missing.name and (name == missing.name or name.startswith(missing.name + ".")):
             raise PorterError(
-                "PT515", f"there is no module {where}", option,
+                code, f"there is no module {where}", option,
                 "Run where it can be imported (the current folder and PYTHONPATH are searched), or name the .py file.",
             ) from None  # fmt: skip
         raise PorterError(

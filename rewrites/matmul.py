@@ -30,6 +30,23 @@ def linear_to_matmul(b: Builder, op: Op) -> Any:
     return out if op.inputs[2] is None else b.add(out, op.inputs[2])
 
 
+@rewrite(removes="linear", yields=("reshape", "linear"), claim="exact", error=_ORDER)
+def linear_to_rank2(b: Builder, op: Op) -> Any:
+    """linear over more than two axes becomes linear over rows, with reshapes around it.
+
+    Formula: all axes but the last are rows.
+    Example: ``y = linear(x of 1x49x768, w)`` -> ``y = reshape(linear(reshape(x, (49, 768)), w), (1, 49,
+    n))``.
+    Bound: 4e-06 of the sum of magnitudes in float32 (a kernel may add in another order).
+    Does not apply: to two axes.
+    """
+    x = op.operands[0]
+    shape = shape_of(x)
+    need(len(shape) != 2, "the input has two axes already")
+    rows = view(b, x, (prod(shape[:-1]), shape[-1]))
+    return view(b, b.linear(rows, *op.inputs[1:]), shape_of(op.outputs[0]))
+
+
 @rewrite(removes="linear", yields=("reshape", "conv2d"), claim="exact", error=_ORDER)
 def linear_to_conv(b: Builder, op: Op) -> Any:
     """linear over a (N, C) tensor becomes a 1x1 convolution of an image of one pixel; more rows become its
@@ -50,23 +67,6 @@ def linear_to_conv(b: Builder, op: Op) -> Any:
         stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1,
     )  # fmt: skip
     return view(b, y, shape_of(op.outputs[0]))
-
-
-@rewrite(removes="linear", yields=("reshape", "linear"), claim="exact", error=_ORDER)
-def linear_to_rank2(b: Builder, op: Op) -> Any:
-    """linear over more than two axes becomes linear over rows, with reshapes around it.
-
-    Formula: all axes but the last are rows.
-    Example: ``y = linear(x of 1x49x768, w)`` -> ``y = reshape(linear(reshape(x, (49, 768)), w), (1, 49,
-    n))``.
-    Bound: 4e-06 of the sum of magnitudes in float32 (a kernel may add in another order).
-    Does not apply: to two axes.
-    """
-    x = op.operands[0]
-    shape = shape_of(x)
-    need(len(shape) != 2, "the input has two axes already")
-    rows = view(b, x, (prod(shape[:-1]), shape[-1]))
-    return view(b, b.linear(rows, *op.inputs[1:]), shape_of(op.outputs[0]))
 
 
 @rewrite(removes="matmul", yields="linear", claim="exact", error=_ORDER)

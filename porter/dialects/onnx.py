@@ -299,9 +299,9 @@ class OnnxGraph(Graph):
         for value in graph.outputs:
             name = value.name
             if name not in made or name in outputs:  # an input, a constant, or the same value twice
-                name = splice.fresh(f"{value.name}_out") if name in outputs or not value.is_const else value.name
-                source = splice.constant(value, avoid=name) if value.is_const else value.name
-                nodes.append(Node(NodeProto(op_type="Identity", input=[source], output=[name], name=name)))
+                source = splice.constant(value) if value.is_const else name
+                name = splice.fresh(f"{name}_out")
+                nodes.append(Node(_identity(source, name)))
                 splice.lowering.types[name] = (value.shape, value.dtype)
             outputs.append(name)
             shell.graph.output.add(name=name, type=type_proto((value.shape, value.dtype)))
@@ -497,6 +497,9 @@ class _Splice:
         self._counters: dict[str, int] = {}
         self._instead: dict[str, str] = {}
         self._by_value: dict[int, tuple[Value, str]] = {}
+        #: A graph is being built from nothing: constants keep their names.
+        self._bridging = not model.nodes
+        self._by_name: dict[str, Value] = {}
         self.tensors: dict[str, TensorProto] = {}
         #: Values that are another than before the pass: their type, data or producer.
         self.changed: set[str] = set()
@@ -526,25 +529,32 @@ class _Splice:
             return renamed(node, names)
         return node
 
-    def constant(self, value: Value, name: str | None = None, avoid: str | None = None) -> str:
+    def constant(self, value: Value, name: str | None = None) -> str:
         """The name of a constant: the graph's own, or of a new initializer (called ``name`` if given)."""
-        known = self._graph._values.get(value.name)
-        if known is value and (value.name in self._graph._model.tensors or value.name in self._graph._producer):
+        graph = self._graph
+        known = graph._values.get(value.name)
+        if known is value and (value.name in graph._model.tensors or value.name in graph._producer):
             return value.name
         found = self._by_value.get(id(value))
         if found is not None:
             return found[1]
-        if name is None and self._graph._model.nodes and value.shape is not None and prod(value.shape) <= _POOLED:
-            name = self.lowering.const(value.numpy())
-            self._by_value[id(value)] = (value, name)
-            return name
         if name is None:
-            bridging = not self._graph._model.nodes and value.name not in self.tensors and value.name != avoid
-            name = value.name if bridging else self.fresh(value.name)
+            name = self._name_of(value)
         self._by_value[id(value)] = (value, name)
-        self._add(name, value.numpy())
-        self.lowering.types[name] = (value.shape, value.dtype)
+        if name not in self.tensors:
+            self._add(name, value.numpy())
+            self.lowering.types[name] = (value.shape, value.dtype)
         return name
+
+    def _name_of(self, value: Value) -> str:
+        """The name for a constant that is new to the graph; that of an equal one when there is one."""
+        if self._bridging:
+            other = self._by_name.setdefault(value.name, value)
+            if other is value or _equal(other, value):
+                return value.name
+        elif value.shape is not None and prod(value.shape) <= _POOLED:
+            return self.lowering.const(value.numpy())
+        return self.fresh(value.name)
 
     def _operand(self, value: Value | None, local: Mapping[str, str]) -> str | None:
         if value is None:
@@ -620,6 +630,13 @@ class _Splice:
             lowering.types[value.name] = (value.shape, value.dtype)
         lowering.lower(op, ins, [value.name for value in op.outputs])
         return lowering.nodes
+
+
+def _equal(a: Value, b: Value) -> bool:
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    x, y = a.numpy(), b.numpy()
+    return x is y or x.tobytes() == y.tobytes()
 
 
 def _identity(source: str, target: str) -> NodeProto:

@@ -7,7 +7,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,14 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from porter.findings import Finding, OpReport, Report, Verdict
-from porter.ops import Origin
 
 if TYPE_CHECKING:
     from porter.emit.bundle import Bundle
     from porter.legalize import Ledger, LedgerEntry
     from porter.verify import Evidence
 
-__all__ = ["console", "place", "print_bundle", "print_evidence", "print_findings", "print_ledger", "print_report"]
+__all__ = ["console", "print_bundle", "print_evidence", "print_findings", "print_ledger", "print_report"]
 
 _STYLE: dict[Verdict, str] = {
     "native": "green", "fold": "cyan", "rewrite": "cyan", "host": "yellow", "unsupported": "red", "unknown": "yellow",
@@ -37,22 +35,6 @@ def console(stderr: bool = False) -> Console:
     if not out.is_terminal:
         out.width = 160
     return out
-
-
-def place(origin: Origin) -> str:
-    """``yolo_head.py:211 in head``: the path as seen from the current folder, or its last two parts."""
-    parts = []
-    if origin.file:
-        path = Path(origin.file)
-        if path.is_absolute():
-            try:
-                path = path.relative_to(Path.cwd())
-            except ValueError:
-                path = Path(*path.parts[-2:])
-        parts.append(f"{path}:{origin.line}" if origin.line else str(path))
-    if origin.module:
-        parts.append(f"in {origin.module}")
-    return " ".join(parts) or (f"node {origin.source[0]}" if origin.source else "")
 
 
 def print_report(out: Console, report: Report, target_title: str, verbose: bool = False) -> None:
@@ -116,7 +98,7 @@ def _print_group(out: Console, group: Sequence[OpReport], report: Report, verbos
 
 
 def _print_places(out: Console, group: Sequence[OpReport], verbose: bool) -> None:
-    places = [p for p in dict.fromkeys(place(op.origin) for op in group) if p]
+    places = [p for p in dict.fromkeys(str(op.origin) for op in group) if p]
     for text in places if verbose else places[:_PLACES]:
         out.print(f"    {escape(text)}")
     if not verbose and len(places) > _PLACES:
@@ -140,7 +122,7 @@ def print_findings(out: Console, findings: Iterable[Finding]) -> None:
     """Print findings one after another."""
     style = {"error": "red", "warning": "yellow", "note": "cyan"}
     for f in findings:
-        where = place(f.origin)
+        where = str(f.origin)
         out.print(f"  [{style[f.severity]}]{f.code} {f.severity}[/] {escape(f.message)}"
                   + (f" [dim]({escape(where)})[/]" if where else ""))  # fmt: skip
         if f.fix:
@@ -160,7 +142,7 @@ def print_ledger(out: Console, ledger: Ledger) -> None:
             str(len(entries)),
             first.claim,
             _measured(entries),
-            escape(place(first.origin)),
+            escape(str(first.origin)),
         )
     if groups:
         out.print(table)

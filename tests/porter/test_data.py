@@ -157,16 +157,16 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
         with pytest.raises(PorterError, match=message) as error:
             open_data(tmp_path / name, IMAGES)
         assert code(error) == want
-    for spec, message in [
-        ("no_such_module:items", "cannot be imported"),
-        ("broken_mod:missing", "cannot be imported"),
-        ("broken_mod:number", "is no function"),
-        ("broken_mod:items", "no camera"),
-        ("broken_mod:three", "returned int"),
+    for spec, message, want in [
+        ("no_such_module:items", "no module no_such_module", "PT404"),
+        ("broken_mod:missing", "has no 'missing'", "PT404"),
+        ("broken_mod:number", "is a int, not a function", "PT404"),
+        ("broken_mod:items", "no camera", "PT520"),
+        ("broken_mod:three", "returned int", "PT404"),
     ]:
         with pytest.raises(PorterError, match=message) as error:
             open_data(spec, IMAGES)
-        assert code(error) == "PT404"
+        assert code(error) == want
 
 
 def picture(path, height=8, width=6):

@@ -664,8 +664,8 @@ def sample_cases() -> list[Case]:
     resize((12, 10), lambda x: F.interpolate(x, scale_factor=2), scales=(2.0, 2.0))
     resize((9, 7), lambda x: F.interpolate(x, size=(9, 7)))
     resize((3, 4), lambda x: F.interpolate(x, size=(3, 4)))
-    resize((12, 10), lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), mode="linear", coordinates="half_pixel",
-           scales=(2.0, 2.0))  # fmt: skip
+    double = {"mode": "linear", "coordinates": "half_pixel", "scales": (2.0, 2.0)}
+    resize((12, 10), lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), **double)
     resize((9, 8), lambda x: F.interpolate(x, size=(9, 8), mode="bilinear", align_corners=True), mode="linear",
            coordinates="align_corners")  # fmt: skip
     resize((9, 8), lambda x: F.interpolate(x, size=(9, 8), mode="bicubic"), mode="cubic", coordinates="half_pixel")
@@ -795,3 +795,19 @@ def test_what_onnx_cannot_say(kind: str) -> None:
     with pytest.raises(PorterError) as error:
         one_op(kind, [], {"shape": (2,), "dtype": "float32"}, 17)
     assert error.value.code == "PT351"
+
+
+def test_bridge_keeps_names_and_shares_what_is_equal() -> None:
+    weight = np.ones(3, "f4")
+    x = Value("x", (2, 3), "float32")
+    a, b, c = (Value(n, (2, 3), "float32") for n in "abc")
+    ops = [
+        Op("add", (x, Value.constant("m.weight", weight)), (a,)),
+        Op("add", (a, Value.constant("m.weight", weight.copy())), (b,)),
+        Op("mul", (b, Value.constant("m.weight", 2 * weight)), (c,)),
+    ]
+    graph = OnnxGraph.from_graph(OpsGraph([x], ops, [c, x, c, Value.constant("k", weight)]), 17)
+    assert set(graph._model.tensors) == {"m.weight", "m.weight_1", "k"}
+    assert [v.name for v in graph.outputs] == ["c", "x_out", "c_out", "k_out"]
+    found = graph.run([np.zeros((2, 3), "f4")])
+    assert [float(v.ravel()[0]) for v in found] == [4, 0, 4, 1]
