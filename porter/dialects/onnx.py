@@ -141,7 +141,7 @@ class OnnxGraph(Graph):
         try:
             kind, found, attrs = lift(At(node, ins, outs, self._model.opset, self._constants))
         # A node that breaks its operator's own rules (a missing attribute, operands that do not fit) keeps its name.
-        except (KeyError, IndexError, ValueError, TypeError, AssertionError, OverflowError, ZeroDivisionError):
+        except (KeyError, IndexError, ValueError, TypeError, AssertionError, AttributeError, ArithmeticError):
             kind, found, attrs = f"{node.domain or 'onnx'}:{node.op}", ins, {}
         operands = (*found, *(value(name) for name in node.caps))
         return Op(kind, operands, outs, attrs, node.name, origin, node)

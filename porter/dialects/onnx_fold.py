@@ -325,7 +325,7 @@ class Constants:
             with np.errstate(all="ignore"):
                 result = function(node, self._opset, args)
         # Values that the operator does not take: the runtime will say so, this is only a look ahead.
-        except (_TooLarge, ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError):
+        except (_TooLarge, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError):
             self._known.update(dict.fromkeys(node.outs))
             return []
         results = result if isinstance(result, list) else [result]

@@ -112,6 +112,11 @@ def _loads(text: str) -> Origin | None:
     )  # fmt: skip
 
 
+def _text(value: str | bytes) -> str:
+    """protobuf gives the bytes where a text is not UTF-8."""
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
 def read(node: NodeProto) -> Origin:
     """The origin of a node of a file."""
     name = node.name
@@ -119,14 +124,14 @@ def read(node: NodeProto) -> Origin:
     frame: Frame | None = None
     module: str | None = None
     if node.metadata_props:
-        metadata = {entry.key: entry.value for entry in node.metadata_props}
+        metadata = {_text(entry.key): _text(entry.value) for entry in node.metadata_props}
         ours = metadata.get(KEY)
         known = _loads(ours) if ours else None
         if known is not None:
             return known
         frame = innermost(metadata.get(STACK, ""))
         module = module_of_scopes(metadata[SCOPES]) if SCOPES in metadata else None
-    doc = node.doc_string
+    doc = _text(node.doc_string)
     if doc and frame is None:
         frame = innermost(doc)
     if module is None and "/" in name:

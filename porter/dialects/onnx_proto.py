@@ -268,7 +268,7 @@ def make_tensor(name: str, data: Array) -> TensorProto:
 def constant_array(node: Node, folder: Path | None) -> Array | None:
     """The value of a Constant node; None for the forms that porter leaves alone (sparse tensors, strings)."""
     for key, value in node.attrs.items():
-        if key == "value":
+        if key == "value" and isinstance(value, TensorProto):
             return tensor_array(value, folder)
         if key in ("value_float", "value_floats"):
             return np.asarray(value, np.float32)

@@ -85,6 +85,7 @@ def read_model(model: str | os.PathLike[str] | ModelProto, inputs: InputSpecs | 
     if not graph.node and not graph.output:
         raise PorterError("PT503", f"{source} has no graph", fix="Export the model again.")
     opset = _opset(model, source)
+    _check_text(model, source)
     nodes = [Node(proto) for proto in graph.node]
     tensors = {t.name: t for t in graph.initializer}
     _check_data(graph, nodes, folder, source)
@@ -120,7 +121,24 @@ def _copy_fields(source: Message, target: Message, *without: str) -> None:
         elif hasattr(value, "extend"):
             getattr(target, name).extend(value)
         else:
-            setattr(target, name, value)
+            # protobuf gives the bytes where a text is not UTF-8, and does not take them back.
+            setattr(target, name, value.decode("utf-8", "replace") if _is_text(descriptor, value) else value)
+
+
+def _is_text(descriptor: Any, value: Any) -> bool:
+    return isinstance(value, bytes) and descriptor.type == descriptor.TYPE_STRING
+
+
+def _check_text(model: ModelProto, source: str) -> None:
+    """Names must be UTF-8: protobuf's Python classes hand out bytes where they are not."""
+    graph = model.graph
+    try:
+        "".join(v.name for values in (graph.input, graph.output, graph.initializer) for v in values)
+        "".join(entry.domain for entry in model.opset_import)
+        for node in graph.node:
+            "".join((node.op_type, node.domain, node.name, *node.input, *node.output))
+    except TypeError as error:
+        raise PorterError("PT502", f"{source} is damaged: a name in it is not text", source) from error
 
 
 def _parse(path: Path) -> ModelProto:
