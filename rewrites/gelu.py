@@ -24,8 +24,8 @@ def gelu_to_erf(b: Builder, op: Op) -> Any:
     Formula: gelu(x) = x * Phi(x), Phi(x) = (1 + erf(x / sqrt(2))) / 2 (Hendrycks and Gimpel,
     arXiv:1606.08415).
     Example: ``y = gelu(x)`` -> ``y = mul(mul(x, 0.5), add(erf(mul(x, 0.70710678)), 1))``.
-    Bound: 1e-06 absolute plus 5e-07 relative in float32; 1 + erf cancels for negative x. gelu(-inf) is NaN on
-    both sides.
+    Bound: 1e-06 absolute plus 5e-07 relative in float32; 1 + erf cancels for negative x. Not for
+    infinities, of which torch's own CPU kernel makes NaN.
     Does not apply: to approximate='tanh'.
     """
     need(op.attrs["approximate"] == "none", "this gelu is the tanh form")

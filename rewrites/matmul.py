@@ -16,7 +16,7 @@ from ._tools import data, need, need_float, shape_of, turned, view
 _ORDER = "4e-06 of the sum of magnitudes"
 
 
-@rewrite(removes="linear", yields=("permute", "matmul", "add"), claim="exact", error=_ORDER)
+@rewrite(removes="linear", yields=("permute", "matmul", "add"), claim="bounded", error=_ORDER)
 def linear_to_matmul(b: Builder, op: Op) -> Any:
     """linear(x) becomes x @ weight.T + bias.
 
@@ -30,7 +30,7 @@ def linear_to_matmul(b: Builder, op: Op) -> Any:
     return out if op.inputs[2] is None else b.add(out, op.inputs[2])
 
 
-@rewrite(removes="linear", yields=("reshape", "linear"), claim="exact", error=_ORDER)
+@rewrite(removes="linear", yields=("reshape", "linear"), claim="bounded", error=_ORDER)
 def linear_to_rank2(b: Builder, op: Op) -> Any:
     """linear over more than two axes becomes linear over rows, with reshapes around it.
 
@@ -47,7 +47,7 @@ def linear_to_rank2(b: Builder, op: Op) -> Any:
     return view(b, b.linear(rows, *op.inputs[1:]), shape_of(op.outputs[0]))
 
 
-@rewrite(removes="linear", yields=("reshape", "conv2d"), claim="exact", error=_ORDER)
+@rewrite(removes="linear", yields=("reshape", "conv2d"), claim="bounded", error=_ORDER)
 def linear_to_conv(b: Builder, op: Op) -> Any:
     """linear over a (N, C) tensor becomes a 1x1 convolution of an image of one pixel; more rows become its
     height.
@@ -69,7 +69,7 @@ def linear_to_conv(b: Builder, op: Op) -> Any:
     return view(b, y, shape_of(op.outputs[0]))
 
 
-@rewrite(removes="matmul", yields="linear", claim="exact", error=_ORDER)
+@rewrite(removes="matmul", yields="linear", claim="bounded", error=_ORDER)
 def matmul_to_linear(b: Builder, op: Op) -> Any:
     """matmul with a constant matrix on the right becomes linear without bias.
 
@@ -85,7 +85,7 @@ def matmul_to_linear(b: Builder, op: Op) -> Any:
     return b.linear(x, turned(b, weight, (1, 0)), None)
 
 
-@rewrite(removes="matmul", yields=("reshape", "expand", "matmul"), claim="exact", error=_ORDER)
+@rewrite(removes="matmul", yields=("reshape", "expand", "matmul"), claim="bounded", error=_ORDER)
 def matmul_to_rank3(b: Builder, op: Op) -> Any:
     """matmul over several batch axes becomes matmul over one (bmm), with reshapes around it.
 
@@ -107,7 +107,7 @@ def matmul_to_rank3(b: Builder, op: Op) -> Any:
     return view(b, b.matmul(*parts), out)
 
 
-@rewrite(removes="matmul", yields=("reshape", "matmul"), claim="exact", error=_ORDER)
+@rewrite(removes="matmul", yields=("reshape", "matmul"), claim="bounded", error=_ORDER)
 def matmul_of_vector(b: Builder, op: Op) -> Any:
     """matmul with a vector becomes matmul with a matrix of one row or column.
 
@@ -145,7 +145,7 @@ def matmul_to_mul_sum(b: Builder, op: Op) -> Any:
     return b.sum(b.mul(left, right), axes=(len(out),), keepdim=False)
 
 
-@rewrite(removes="gemm", yields=("permute", "matmul", "mul", "add"), claim="exact", error=_ORDER)
+@rewrite(removes="gemm", yields=("permute", "matmul", "mul", "add"), claim="bounded", error=_ORDER)
 def gemm_to_matmul(b: Builder, op: Op) -> Any:
     """gemm becomes alpha * (a' @ b') + beta * c.
 
@@ -168,7 +168,7 @@ def gemm_to_matmul(b: Builder, op: Op) -> Any:
     return b.add(out, c if a["beta"] == 1 else b.mul(c, a["beta"]))
 
 
-@rewrite(removes="gemm", yields=("permute", "linear"), claim="exact", error=_ORDER)
+@rewrite(removes="gemm", yields=("permute", "linear"), claim="bounded", error=_ORDER)
 def gemm_to_linear(b: Builder, op: Op) -> Any:
     """gemm with a constant matrix and bias becomes linear, with alpha and beta multiplied in.
 
@@ -194,7 +194,7 @@ def gemm_to_linear(b: Builder, op: Op) -> Any:
     return b.linear(turned(b, x, (1, 0)) if a["trans_a"] else x, weight, bias)
 
 
-@rewrite(removes="einsum", yields=("permute", "reshape", "matmul", "mul", "sum"), claim="exact", error=_ORDER)
+@rewrite(removes="einsum", yields=("permute", "reshape", "matmul", "mul", "sum"), claim="bounded", error=_ORDER)
 def einsum_to_matmul(b: Builder, op: Op) -> Any:
     """einsum of one or two operands becomes sums, permutes, reshapes and one matmul.
 
