@@ -157,7 +157,7 @@ def _quick_map(model: nn.Module) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train YOLOX-nano on the shapes set.")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=4900)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--state", type=Path, default=Path("out/yolox_nano_shapes.state.pt"))
     parser.add_argument("--resume", type=Path)
