@@ -16,20 +16,6 @@ from ._tools import data, need, need_float, shape_of, turned, view
 _ORDER = "4e-06 of the sum of magnitudes"
 
 
-@rewrite(removes="linear", yields=("permute", "matmul", "add"), claim="bounded", error=_ORDER)
-def linear_to_matmul(b: Builder, op: Op) -> Any:
-    """linear(x) becomes x @ weight.T + bias.
-
-    Formula: the definition; a constant weight is transposed now.
-    Example: ``y = linear(x, w of 10x512, bias)`` -> ``y = add(matmul(x, w' of 512x10), bias)``.
-    Bound: 4e-06 of the sum of magnitudes in float32 (a kernel may add in another order).
-    Does not apply: when the weight's shape is unknown.
-    """
-    x, weight = op.operands[0], op.operands[1]
-    out = b.matmul(x, turned(b, weight, (1, 0)))
-    return out if op.inputs[2] is None else b.add(out, op.inputs[2])
-
-
 @rewrite(removes="linear", yields=("reshape", "linear"), claim="bounded", error=_ORDER)
 def linear_to_rank2(b: Builder, op: Op) -> Any:
     """linear over more than two axes becomes linear over rows, with reshapes around it.
@@ -67,6 +53,20 @@ def linear_to_conv(b: Builder, op: Op) -> Any:
         stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1,
     )  # fmt: skip
     return view(b, y, shape_of(op.outputs[0]))
+
+
+@rewrite(removes="linear", yields=("permute", "matmul", "add"), claim="bounded", error=_ORDER)
+def linear_to_matmul(b: Builder, op: Op) -> Any:
+    """linear(x) becomes x @ weight.T + bias.
+
+    Formula: the definition; a constant weight is transposed now.
+    Example: ``y = linear(x, w of 10x512, bias)`` -> ``y = add(matmul(x, w' of 512x10), bias)``.
+    Bound: 4e-06 of the sum of magnitudes in float32 (a kernel may add in another order).
+    Does not apply: when the weight's shape is unknown.
+    """
+    x, weight = op.operands[0], op.operands[1]
+    out = b.matmul(x, turned(b, weight, (1, 0)))
+    return out if op.inputs[2] is None else b.add(out, op.inputs[2])
 
 
 @rewrite(removes="matmul", yields="linear", claim="bounded", error=_ORDER)
@@ -132,13 +132,14 @@ def matmul_to_mul_sum(b: Builder, op: Op) -> Any:
     Example: ``z = matmul(x of 4x3, y of 3x4)`` -> ``z = sum(mul(reshape(x, (4, 1, 3)), reshape(permute(y),
     (1, 4, 3))), axes=(2,))``.
     Bound: 4e-06 of the sum of magnitudes in float32.
-    Does not apply: to vectors, integers, or more than 2^20 products.
+    Does not apply: to vectors, integers, a constant operand (matmul_to_linear), or more than 2^16 products.
     """
     x, y = op.operands
     need_float(x, y)
     xs, ys, out = shape_of(x), shape_of(y), shape_of(op.outputs[0])
     need(len(xs) > 1 and len(ys) > 1, "an operand is a vector")
-    need(prod(out) * xs[-1] <= 2**20, f"{prod(out) * xs[-1]} products are more than 2^20")
+    need(not (x.is_const or y.is_const), "an operand is constant: this is a linear layer")
+    need(prod(out) * xs[-1] <= 2**16, f"{prod(out) * xs[-1]} products are more than 2^16")
     left = view(b, x, (*xs[:-1], 1, xs[-1]))
     right = turned(b, y, (*range(len(ys) - 2), len(ys) - 1, len(ys) - 2))
     right = view(b, right, (*ys[:-2], 1, ys[-1], ys[-2]))
