@@ -290,3 +290,18 @@ def test_loading_is_quick_and_does_not_import_torch() -> None:
     code = "import sys, porter.dialects.onnx; print('torch' in sys.modules, 'onnxruntime' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     assert out.stdout.split() == ["False", "False"]
+
+
+def test_an_input_too_small_for_a_kernel() -> None:
+    model = text_model(
+        """agraph (float[1,3,h,w] x) => (float[1,4,a,b] y)
+        <int64[1] s = {0}, int64[1] e = {1}, int64[1] ax = {2}, int64[2] k = {1, -1}> {
+          shape = Constant <value_ints = [4,3,5,5]> ()
+          weight = ConstantOfShape (shape)
+          c = Conv (x, weight)
+          y = Slice (c, s, e, ax)
+        }"""
+    )
+    assert OnnxGraph.load(model, {"x": ((1, 3, 8, 8), None)}).outputs[0].shape == (1, 4, 1, 4)
+    error = fails("PT506", model, {"x": ((1, 3, 2, 2), None)})
+    assert "Conv" in error.message and "[1, 3, 2, 2]" in error.message
