@@ -56,11 +56,16 @@ class Rewritten:
 
 @dataclass(frozen=True, slots=True)
 class Ported:
-    """What ``port`` made, step by step."""
+    """What ``port`` made, step by step. ``bundle`` is None, and nothing was written, when ``rewritten`` is not ok."""
 
     rewritten: Rewritten
-    quantized: Quantized
-    bundle: Bundle
+    quantized: tuple[Quantized, ...] = ()
+    bundle: Bundle | None = None
+
+    @property
+    def ok(self) -> bool:
+        """The bundle is there, and no quantized version has an error among its findings."""
+        return self.bundle is not None and all(made.ok for made in self.quantized)
 
 
 def load(
@@ -287,7 +292,7 @@ def port(
     overwrite: bool = False,
     progress: Progress | None = None,
     **loading: Any,
-) -> tuple[Rewritten, list[Quantized], Bundle | None]:
+) -> Ported:
     """Rewrite, prove, quantize and emit in one go. The bundle is None when the rewritten model is not legal or not
     equal:
     nothing is written then, and the first result says what is left.
@@ -306,7 +311,7 @@ def port(
     data = open_data(calibration, graph.inputs, preprocess)
     rewritten = rewrite(graph, chosen, allow=allow, apply=apply, data=_first(data, 2), samples=2, progress=say)
     if not rewritten.ok:
-        return rewritten, [], None
+        return Ported(rewritten)
     quantized = []
     for dtype in dtypes:
         quantized.append(
@@ -316,7 +321,7 @@ def port(
     say("writing the bundle")
     bundle = emit(rewritten.graph, chosen, out, quantized=quantized, rewritten=rewritten,
                   data=_first(data, 2), overwrite=overwrite)  # fmt: skip
-    return rewritten, quantized, bundle
+    return Ported(rewritten, tuple(quantized), bundle)
 
 
 def resave(
@@ -348,7 +353,7 @@ def save(made: Rewritten, out: str | Path, *, overwrite: bool = False) -> Path:
             save_graph(made.graph, temporary, path.suffix, made.ledger.to_json())
     else:
         with atomic_dir(path, overwrite) as folder:
-            save_folder(made, folder)
+            save_folder(folder, made.graph, made.ledger, made.report, made.evidence)
     return path
 
 

@@ -260,6 +260,9 @@ def quantize(
     preprocess: Preprocess = None,
     observer: Annotated[str, typer.Option("--observer", help="How ranges are found.")] = "min_max",
     per_channel: Annotated[bool, typer.Option("--per-channel", help="One weight scale per output channel.")] = False,
+    first_conv: Annotated[
+        bool, typer.Option("--first-conv", help="Let the first convolution take raw pixels and normalize them.")
+    ] = False,
     force: Force = False,
     overwrite: Overwrite = False,
     run_pickled_code: RunPickled = False,
@@ -273,7 +276,7 @@ def quantize(
     with _counter("calibrating") as count:
         made = api.quantize(
             model, target, calibration, input_, dtype=dtype.value, preprocess=preprocess, force=force,
-            progress=count, observer=observer, per_channel=per_channel,
+            progress=count, observer=observer, per_channel=per_channel, first_conv=first_conv,
             loading=_loading(factory, model_arg, run_pickled_code),
         )  # fmt: skip
     made.save(output, overwrite=overwrite)
@@ -365,22 +368,22 @@ def port(
     check_output(output, overwrite, _files(model, calibration))
     chosen = Target.load(target)
     with _progress() as say:
-        rewritten, quantized, bundle = api.port(
+        ported = api.port(
             model, chosen, calibration, output, input_, dtypes=[d.value for d in dtype or [Dtype.int16]],
             preprocess=preprocess, allow=allow or (), apply=apply or (), overwrite=overwrite, progress=say,
             **_loading(factory, model_arg, run_pickled_code),
         )  # fmt: skip
     out = _console()
-    _print_rewritten(rewritten, chosen.title)
-    if bundle is None:
-        out.print("nothing was written")
-        raise typer.Exit(1)
-    for made in quantized:
+    _print_rewritten(ported.rewritten, chosen.title)
+    for made in ported.quantized:
         out.print()
         print_quantized(out, made)
     out.print()
-    print_bundle(out, bundle)
-    raise typer.Exit(0 if all(made.ok for made in quantized) else 1)
+    if ported.bundle is None:
+        out.print("nothing was written")
+    else:
+        print_bundle(out, ported.bundle)
+    raise typer.Exit(0 if ported.ok else 1)
 
 
 @app.command()

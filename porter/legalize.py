@@ -13,12 +13,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-import numpy as np
-
 from porter.errors import PorterError
 from porter.findings import Finding, OpReport, Report, Severity, Verdict, origin_json
 from porter.graph import Graph
-from porter.ops import Array, Op, Origin, Value
+from porter.ops import Array, Op, Origin, Value, numpy_dtype
 from porter.registry import find_rule, rules_for
 from porter.rewrite import CLAIMS, Claim, Fragment, NotApplicable, Rule
 from porter.target import Judgement, Target
@@ -41,7 +39,7 @@ _FOLD_LIMIT = 256 * 2**20
 #: Rules that refused an op are named in its finding; more than these help nobody.
 _REFUSALS = 3
 
-_SHAPE_ONLY = frozenset({"shape", "fill"})
+_SHAPE_ONLY = frozenset({"shape", "size", "fill"})
 _NEVER_CONSTANT = frozenset({"random", "if", "loop", "scan"})
 
 
@@ -87,8 +85,16 @@ class _View:
 class _Planner:
     """One pass over a graph: a verdict for each op and, where it can be had, the legal replacement."""
 
-    def __init__(self, graph: Graph, target: Target, allow: Collection[Claim], round_: int = 0) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        allow: Collection[Claim],
+        round_: int = 0,
+        tried: Collection[tuple[str, str, str]] = (),
+    ) -> None:
         self._graph, self._target, self._allow, self._round = graph, target, frozenset(allow), round_
+        self._tried = tried
         self._judged: dict[Any, Judgement] = {}
         self._folded: dict[str, Value] = {}
         self._evaluated: dict[str, Array] | None = None
@@ -236,8 +242,9 @@ class _Planner:
 
     def _plan_op(self, op: Op, judged: Judgement, view: _View, depth: int, trail: frozenset[str]) -> _Planned:
         reasons, codes = _texts(judged), _codes(judged)
+        consent: list[str] = []
         refused: list[str] = []
-        best: tuple[int, int, tuple[Rule, ...], Fragment] | None = None
+        best: tuple[int, int, int, tuple[Rule, ...], Fragment] | None = None
         for rule in rules_for(op.kind):
             if rule.optional or rule.name in trail:
                 continue
@@ -245,7 +252,10 @@ class _Planner:
             if best is not None and rank > best[0]:
                 break  # rules come strongest claim first
             if rule.claim not in self._allow:
-                refused.append(f"{rule.name} is {rule.claim}; permit it with --allow {rule.claim}")
+                consent.append(f"{rule.name} is {rule.claim}; permit it with --allow {rule.claim}")
+                continue
+            if (op.outputs[0].name, op.kind, rule.name) in self._tried:
+                refused.append(f"{rule.name} was applied, and the {self._graph.dialect} form of it is {op.kind} again")
                 continue
             try:
                 fragment = rule.apply(view, op, self._prefix(op))
@@ -255,11 +265,12 @@ class _Planner:
                 continue
             chain = (rule, *used)
             weakest = max(_rank(r.claim) for r in chain)
-            if best is None or (weakest, len(legal.ops)) < best[:2]:
-                best = (weakest, len(legal.ops), chain, legal)
+            rating = (weakest, len(legal.ops), len(chain))
+            if best is None or rating < best[:3]:
+                best = (*rating, chain, legal)
         if best is not None:
-            return _Planned(op, "rewrite", reasons, codes, best[2], best[3], tuple(refused))
-        return _Planned(op, judged.verdict, reasons, codes, refused=tuple(refused))
+            return _Planned(op, "rewrite", reasons, codes, best[3], best[4])
+        return _Planned(op, judged.verdict, reasons, codes, refused=(*consent, *refused))
 
     def _legal(
         self, fragment: Fragment, view: _View, depth: int, trail: frozenset[str]
@@ -308,9 +319,9 @@ def _fits(value: Value) -> bool:
 
 def _itemsize(dtype: str) -> int:
     try:
-        return np.dtype(dtype).itemsize
-    except TypeError:
-        return 2 if dtype == "bfloat16" else 8
+        return numpy_dtype(dtype).itemsize
+    except AttributeError:  # a type of no fixed size, such as ONNX's strings
+        return 8
 
 
 _RANKS: dict[Claim, int] = {claim: rank for rank, claim in enumerate(CLAIMS)}
@@ -411,12 +422,15 @@ class LedgerEntry:
 
 @dataclass(slots=True)
 class Ledger:
-    """Everything that was done to a model, in order."""
+    """Everything that was done to a model, in order; how it was proved; and for how many of the ops of the result the
+    origin is known (``traced`` of ``ops``)."""
 
     target: str
     model: str
     entries: list[LedgerEntry] = field(default_factory=list)
     proof: str = "not verified"
+    ops: int = 0
+    traced: int = 0
 
     @property
     def claim(self) -> Claim:
@@ -429,6 +443,8 @@ class Ledger:
             "model": self.model,
             "claim": self.claim,
             "proof": self.proof,
+            "ops": self.ops,
+            "traced": self.traced,
             "entries": [entry.to_json() for entry in self.entries],
         }
 
@@ -466,9 +482,10 @@ def legalize(
         for rule in optional:
             say(rule.name)
             _apply(work, _Planner(work, target, allow, round_=0).optional(rule), ledger)
+    tried: set[tuple[str, str, str]] = set()
     for round_ in range(1, _MAX_ROUNDS + 1):
         say(f"planning, round {round_}")
-        planner = _Planner(work, target, allow, round_)
+        planner = _Planner(work, target, allow, round_, tried)
         planned = planner.plan()
         before = before or _report(graph, target, planned)
         folds = planner.folds(planned)
@@ -476,9 +493,14 @@ def legalize(
             say(f"folding {len(folds)} constant ops")
             _book_folds(work, folds, ledger)
             work.replace(folds)
-        elif not _apply(work, [p for p in planned if p.fragment is not None], ledger):
+            continue
+        rewrites = [p for p in planned if p.fragment is not None]
+        tried |= {(p.op.outputs[0].name, p.op.kind, p.rules[0].name) for p in rewrites}
+        if not _apply(work, rewrites, ledger):
+            ledger.ops = len(planned)
+            ledger.traced = sum(p.op.origin.known for p in planned)
             return work, ledger, before, _report(work, target, planned)
-    raise RuntimeError(f"no end after {_MAX_ROUNDS} rounds: two rules undo each other ({ledger.entries[-1].rules})")
+    raise RuntimeError(f"no end after {_MAX_ROUNDS} rounds: rules undo each other ({ledger.entries[-1].rules})")
 
 
 def _apply(work: Graph, planned: Sequence[_Planned], ledger: Ledger) -> bool:

@@ -24,11 +24,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Kind", "Op", "Origin", "Value", "kind_known"]
+__all__ = ["KINDS", "Kind", "Op", "Origin", "Value", "kind_known", "numpy_dtype"]
 
 Array = NDArray[Any]
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype of a dtype name; those that numpy lacks (bfloat16) come from ml_dtypes, which onnx brings."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from porter.infer import infer
-from porter.ops import Op, Origin, Value
+from porter.ops import Op, Origin, Value, numpy_dtype
 
 __all__ = ["CLAIMS", "Builder", "Claim", "Fragment", "NotApplicable", "Rule", "Surroundings", "rewrite"]
 
@@ -99,7 +99,7 @@ class Builder:
         """A constant: an array, or a number with its dtype (default: float32 or int64)."""
         if dtype is None and isinstance(data, float):
             dtype = "float32"
-        array = np.asarray(data, dtype=dtype)
+        array = np.asarray(data, dtype=numpy_dtype(dtype) if dtype else None)
         return Value.constant(f"{self._prefix}_c{self._count()}", array)
 
     def op(self, kind: str, inputs: Sequence[Value | float | None], **attrs: Any) -> tuple[Value, ...]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,9 @@ from porter.graph import Graph
 from porter.report.json import to_json
 
 if TYPE_CHECKING:
-    from porter.api import Rewritten
+    from porter.findings import Report
+    from porter.legalize import Ledger
+    from porter.verify import Evidence
 
 __all__ = ["save_folder", "save_graph"]
 
@@ -50,21 +51,18 @@ def _module(graph: Graph) -> Any:
     return load_generated(generate(graph))
 
 
-def save_folder(made: Rewritten, folder: Path) -> None:
-    """Fill ``folder``: the model in its own format, the ledger, the evidence, the report; for FX the generated source
-    and
-    its weights as well."""
-    suffix = ".onnx" if made.graph.dialect == "onnx" else ".pt2"
-    ledger = made.ledger.to_json()
-    save_graph(made.graph, folder / f"model{suffix}", suffix, ledger)
-    (folder / "ledger.json").write_text(json.dumps(ledger, indent=1) + "\n", encoding="utf-8")
-    (folder / "report.json").write_text(to_json(made.report) + "\n", encoding="utf-8")
-    if made.evidence is not None:
-        (folder / "evidence.json").write_text(to_json(made.evidence) + "\n", encoding="utf-8")
-    if made.graph.dialect == "fx":
+def save_folder(folder: Path, graph: Graph, ledger: Ledger, report: Report, evidence: Evidence | None) -> None:
+    """Fill ``folder``: the model in its own format, the ledger, the report, the evidence if there is any; for FX the
+    generated source and its weights as well."""
+    suffix = ".onnx" if graph.dialect == "onnx" else ".pt2"
+    save_graph(graph, folder / f"model{suffix}", suffix, ledger.to_json())
+    for name, content in (("ledger", ledger), ("report", report), ("evidence", evidence)):
+        if content is not None:
+            (folder / f"{name}.json").write_text(to_json(content) + "\n", encoding="utf-8")
+    if graph.dialect == "fx":
         from porter.checkpoint import write_checkpoint
         from porter.emit.codegen import generate
 
-        generated = generate(made.graph)
+        generated = generate(graph)
         (folder / "model.py").write_text(generated.source, encoding="utf-8")
         write_checkpoint(folder / "weights.pt", generated.state, for_torch="1.3", format="legacy")

@@ -238,6 +238,21 @@ def extreme_to_max_dim(b: Builder, op: Op) -> Any:
     return b.op(kind, op.inputs, axis=axes[0], keepdim=op.attrs["keepdim"])[0]
 
 
+@rewrite(removes=("amax", "amin"), yields=("topk", "reshape"), claim="exact")
+def extreme_to_topk(b: Builder, op: Op) -> Any:
+    """amax or amin over one axis becomes the values of a topk with k = 1.
+
+    Formula: the definition. ONNX has no maximum with indices other than TopK.
+    Example: ``y = amax(x, axes=(1,))`` -> ``y, _ = topk(x, k=1, axis=1, largest=True)``.
+    Bound: bit-equal for numbers and infinities; where NaN sorts is the kernel's affair (torch's is greatest).
+    Does not apply: to several axes (extreme_one_axis_at_a_time splits them).
+    """
+    x, axes = op.operands[0], op.attrs["axes"]
+    need(len(axes) == 1, f"{len(axes)} axes are reduced")
+    values, _ = b.topk(x, k=1, axis=axes[0], largest=op.kind == "amax", sorted=True)
+    return view(b, values, shape_of(op.outputs[0]))
+
+
 @rewrite(removes=("amin", "amax"), yields=("mul", "amax", "amin"), claim="exact")
 def extreme_to_negated_extreme(b: Builder, op: Op) -> Any:
     """amin(x) becomes -amax(-x), and amax(x) becomes -amin(-x).

@@ -148,6 +148,7 @@ def print_ledger(out: Console, ledger: Ledger) -> None:
         out.print(table)
     else:
         out.print("nothing to do")
+    out.print(f"the origin of {ledger.traced} of {ledger.ops} ops is known")
 
 
 def _measured(entries: Sequence[LedgerEntry]) -> str:

@@ -128,6 +128,16 @@ def test_extremes(kind: str, case: tuple[Any, dict[str, Any]]) -> None:
         check("extreme_to_max_dim", kind, [with_specials(x)], **attrs)
     else:
         refuse("extreme_to_max_dim", kind, [x], "axes are reduced", **attrs)
+        refuse("extreme_to_topk", kind, [x], "axes are reduced", **attrs)
+
+
+@pytest.mark.parametrize("kind", ["amax", "amin"])
+@given(reductions())
+def test_extremes_by_topk(kind: str, case: tuple[Any, dict[str, Any]]) -> None:
+    x, attrs = case
+    if len(attrs["axes"]) == 1:
+        x.flat[0] = np.inf
+        check("extreme_to_topk", kind, [x], **attrs)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.booleans(), st.data())
