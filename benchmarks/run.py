@@ -33,6 +33,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PORTER = str(Path(sys.executable).parent / "porter")
 
+#: Every contender may cache its bytecode, as on a user's machine; the first round that does so is not counted.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
 ONNXSIM = "import sys, onnx, onnxsim; m, ok = onnxsim.simplify(sys.argv[1], check_n=0); onnx.save(m, sys.argv[2])"
 ONNXSLIM = "import sys, onnx, onnxslim; onnx.save(onnxslim.slim(sys.argv[1]), sys.argv[2])"
 ONNXSLIM_BIG = (
@@ -63,7 +66,7 @@ def measure(contender: Contender, timeout: float) -> None:
     """Run once; add wall seconds and peak MB of the process, or say why it failed."""
     with tempfile.TemporaryFile() as err:
         start = time.perf_counter()
-        process = subprocess.Popen(contender.command, stdout=subprocess.DEVNULL, stderr=err)
+        process = subprocess.Popen(contender.command, stdout=subprocess.DEVNULL, stderr=err, env=ENVIRONMENT)
         deadline = start + timeout
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -197,10 +200,13 @@ def main(argv: list[str] | None = None, say: Callable[[str], None] = print) -> N
     for case in args.only.split(","):
         with tempfile.TemporaryDirectory() as temporary:
             entries = contenders(case, Path(temporary))
-            for _ in range(args.rounds):
+            for round_ in range(args.rounds + 1):
                 for entry in entries:
                     if not entry.failure:
                         measure(entry, args.timeout)
+                        if round_ == 0:
+                            entry.seconds.clear()
+                            entry.megabytes.clear()
         say(f"\n{CASES[case]}")
         say(f"  {'':26}{'median s':>9}{'least':>8}{'most':>8}{'ratio':>8}{'peak MB':>9}")
         base = statistics.median(entries[0].seconds) if entries[0].seconds else float("nan")

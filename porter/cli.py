@@ -7,6 +7,7 @@ Exit codes: 0 the answer is yes, 1 findings are left, 2 the command or a file is
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -463,7 +464,7 @@ def main() -> None:
     """The ``porter`` command."""
     # A graph of 60,000 nodes is a million objects that live to the end; looking among them for garbage is a third of
     # the time.
-    gc.set_threshold(1_000_000, 20, 20)
+    gc.set_threshold(5_000_000, 20, 20)
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -477,5 +478,24 @@ def main() -> None:
         sys.exit(2)
 
 
+def run() -> None:
+    """The installed command: :func:`main`, ended without taking the graph apart.
+
+    At exit Python frees one by one the objects that the operating system frees at a stroke; for a graph of 60,000 nodes
+    that is a quarter of the run. Nothing waits for it: outputs are renamed into place, and no porter code uses atexit.
+    """
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = 1
+    os._exit(code if isinstance(code, int) else 1 if code else 0)
+
+
 if __name__ == "__main__":
-    main()
+    run()

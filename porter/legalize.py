@@ -249,8 +249,8 @@ class _Planner:
             if rule.optional or rule.name in trail:
                 continue
             rank = _rank(rule.claim)
-            if best is not None and rank > best[0]:
-                break  # rules come strongest claim first
+            if best is not None and (rank > best[0] or (best[0], best[2]) == (0, 1)):
+                break  # rules come strongest claim first, the most particular first; nothing beats one exact step
             if rule.claim not in self._allow:
                 consent.append(f"{rule.name} is {rule.claim}; permit it with --allow {rule.claim}")
                 continue
@@ -281,7 +281,8 @@ class _Planner:
         now: dict[str, Value] = {}
         inner: _View | None = None
         for op in fragment.ops:
-            op.inputs = tuple(v and now.get(v.name, v) for v in op.inputs)
+            if now:
+                op.inputs = tuple(v and now.get(v.name, v) for v in op.inputs)
             judged = self._judge(op)
             if judged.verdict == "native" or (op.operands and all(v.is_const for v in op.operands)):
                 ops.append(op)  # an op on constants alone is folded in the next round
@@ -296,6 +297,8 @@ class _Planner:
             used.update((r.name, r) for r in plan.rules)
             ops.extend(plan.fragment.ops)
             now.update((old.name, new) for old, new in zip(op.outputs, plan.fragment.results, strict=True))
+        if not now:
+            return (), fragment
         results = tuple(now.get(v.name, v) for v in fragment.results)
         return tuple(used.values()), Fragment(ops, results)
 

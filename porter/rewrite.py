@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -105,7 +106,7 @@ class Builder:
     def op(self, kind: str, inputs: Sequence[Value | float | None], **attrs: Any) -> tuple[Value, ...]:
         """One op of ``kind``; all its outputs. Raises ``ValueError`` where the operands do not fit."""
         operands = tuple(v if v is None or isinstance(v, Value) else self._number(v, inputs) for v in inputs)
-        specs = infer(kind, operands, attrs)
+        specs = infer(kind, operands, attrs) if attrs else _plain(kind, tuple(map(_signature, operands)))
         name = f"{self._prefix}_{self._count()}"
         if len(specs) == 1:
             outs: tuple[Value, ...] = (Value(name, *specs[0]),)
@@ -131,6 +132,19 @@ class Builder:
     def _count(self) -> int:
         self._made += 1
         return self._made - 1
+
+
+Signature = tuple[tuple[int, ...] | None, str | None] | None
+
+
+def _signature(value: Value | None) -> Signature:
+    return (value.shape, value.dtype) if value is not None else None
+
+
+@lru_cache(maxsize=4096)
+def _plain(kind: str, operands: tuple[Signature, ...]) -> list[tuple[tuple[int, ...] | None, str | None]]:
+    """:func:`infer` of a kind without attributes: the same few shapes come back in every layer of a network."""
+    return infer(kind, tuple(v and Value("", *v) for v in operands), {})
 
 
 Result = Value | Sequence[Value]

@@ -80,13 +80,20 @@ def module_of_name(name: str, op_type: str) -> str | None:
     return ".".join(path) or None
 
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+@lru_cache(maxsize=1)
 def dumps(origin: Origin) -> str:
-    """An origin as the JSON that :func:`read` understands; fields that are empty are left out."""
+    """An origin as the JSON that :func:`read` understands; fields that are empty are left out.
+
+    The nodes of one fragment share their origin and follow each other, so the last answer is kept.
+    """
     fields = {
         "file": origin.file, "line": origin.line, "function": origin.function, "module": origin.module,
         "source": list(origin.source), "rules": list(origin.rules),
     }  # fmt: skip
-    return json.dumps({key: value for key, value in fields.items() if value}, ensure_ascii=False)
+    return _encode({key: value for key, value in fields.items() if value})
 
 
 def _loads(text: str) -> Origin | None:
