@@ -63,6 +63,8 @@ from model import Model
 from torch_mlu.core.mlu_quantize import quantize_dynamic_mlu
 about = json.load(open(sys.argv[1] + "/manifest.json"))["quantization"]
 for dtype, mode in (("int16", 2), ("int8", 1)):
+    if dtype not in about:
+        continue
     net = quantize_dynamic_mlu(Model().eval(), about[dtype]["qconfig"], dtype=dtype)
     print(net.load_state_dict(torch.load(sys.argv[1] + "/" + about[dtype]["file"]), strict=True))
     swapped = {name: int(m.quantized_mode) for name, m in net.named_modules() if type(m).__name__.startswith("MLU")}
@@ -225,11 +227,9 @@ def test_yolox_nano_from_the_model_to_the_device(old: Runner, tmp_path: Path) ->
     net = yolox_nano(6, "legacy").eval()
     rng = np.random.default_rng(0)
     data = [[rng.uniform(0, 255, (1, 3, 64, 64)).astype(np.float32)] for _ in range(3)]
-    made, _, bundle = api.port(
-        net, "mlu270", data, tmp_path / "b", {"images": (1, 3, 64, 64)}, dtypes=("int16", "int8")
-    )
-    assert made.ok
-    assert bundle is not None
+    ported = api.port(net, "mlu270", data, tmp_path / "b", {"images": (1, 3, 64, 64)}, dtypes=("int16", "int8"))
+    bundle = ported.bundle
+    assert ported.rewritten.ok and bundle is not None
     state = torch.load(bundle.path / "weights_float.pt", weights_only=True)
     assert set(net.state_dict()) <= set(state)
     for args, double in (
@@ -241,6 +241,23 @@ def test_yolox_nano_from_the_model_to_the_device(old: Runner, tmp_path: Path) ->
         assert done.returncode == 0, done.stdout + done.stderr
     strict = old("-c", STRICT, bundle.path, double=True)
     assert strict.stdout.count("All keys matched") == 2, strict.stderr
+
+
+def test_yolox_s_at_its_full_size(old: Runner, tmp_path: Path) -> None:
+    """YOLOX-s, 640 x 640: eager and traced within 1e-4 of the outputs' range (port.py's own bound), int16 keys strict."""
+    import torch
+
+    from examples.yolox_mlu270.yolox import yolox_s
+    from porter import api
+
+    torch.manual_seed(0)
+    images = [[np.random.default_rng(0).uniform(0, 255, (1, 3, 640, 640)).astype(np.float32)]]
+    ported = api.port(yolox_s(80, "legacy"), "mlu270", images, tmp_path / "b", {"images": (1, 3, 640, 640)})
+    assert ported.bundle is not None
+    done = old(ported.bundle.path / "port.py", "--device", "cpu", "--dtype", "int16", cwd=tmp_path)
+    assert done.returncode == 0 and "PASSED" in done.stdout, done.stdout + done.stderr
+    strict = old("-c", STRICT, ported.bundle.path, double=True)
+    assert strict.stdout.count("All keys matched") == 1, strict.stderr
 
 
 def test_the_stand_in_is_for_tests_only() -> None:
