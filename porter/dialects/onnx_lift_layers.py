@@ -162,7 +162,10 @@ def _global_average(at: At) -> Lifted | None:
 
 @lifts("GlobalMaxPool")
 def _global_max(at: At) -> Lifted | None:
-    return ("adaptive_max_pool2d", at.ins, {"output_size": (1, 1)}) if at.x.rank == 4 else None
+    if at.x.rank == 4:
+        return "adaptive_max_pool2d", at.ins, {"output_size": (1, 1)}
+    axes = tuple(range(2, at.x.rank or 0))
+    return ("amax", at.ins, {"axes": axes, "keepdim": True}) if axes else None
 
 
 # -- normalization ---------------------------------------------------------------------------------

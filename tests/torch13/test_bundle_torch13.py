@@ -244,7 +244,7 @@ def test_yolox_nano_from_the_model_to_the_device(old: Runner, tmp_path: Path) ->
 
 
 def test_yolox_s_at_its_full_size(old: Runner, tmp_path: Path) -> None:
-    """YOLOX-s, 640 x 640: eager and traced within 1e-4 of the outputs' range (port.py's own bound), int16 keys strict."""
+    """YOLOX-s, 640 x 640: eager and traced within 1e-4 of the outputs' range (port.py's bound), int16 keys strict."""
     import torch
 
     from examples.yolox_mlu270.yolox import yolox_s

@@ -58,6 +58,8 @@ SAME_PADS = {"stride": (2, 2), "dilation": (1, 1), "groups": 1}
 POOL = {"kernel": (2, 2), "stride": (2, 2), "dilation": (1, 1), "ceil_mode": False}
 
 MEANINGS: list[tuple[str, list[Any], int, dict[str, Any], str, dict[str, Any]]] = [
+    ("GlobalMaxPool", [(1, 3, 4, 5)], 17, {}, "adaptive_max_pool2d", {"output_size": (1, 1)}),
+    ("GlobalMaxPool", [(1, 3, 5)], 17, {}, "amax", {"axes": (2,), "keepdim": True}),
     # attributes that became operands
     (
         "Slice",
