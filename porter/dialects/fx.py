@@ -26,7 +26,6 @@ from porter.dialects.fx_capture import Captured, InputSpec, export, flatten, swe
 from porter.dialects.fx_lift import RANDOM, SHAPE_ONLY, dtype_name, lift, to_numpy, words
 from porter.dialects.fx_lower import Emitter, describe, lower
 from porter.dialects.fx_pt2 import read_program, write_program
-from porter.dialects.fx_tidy import cancel_permutes
 from porter.errors import PorterError
 from porter.graph import Graph
 from porter.ops import Array, Op, Origin, Value
@@ -80,9 +79,7 @@ class FxGraph(Graph):
             PorterError: PT506 where the model does not run on such inputs, PT310 where it cannot be captured.
         """
         program, names = export(module, inputs)
-        captured = flatten(program, names=names)
-        cancel_permutes(captured.graph)
-        return cls(captured, source)
+        return cls(flatten(program, names=names), source)
 
     @classmethod
     def load(

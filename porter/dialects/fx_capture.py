@@ -31,6 +31,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from porter.dialects.fx_lift import BINARY, COMPARE, LOGICAL, TABLE, UNARY, UNARY_FLOAT, bind, words
 from porter.dialects.fx_lower import Emitter, operator
+from porter.dialects.fx_tidy import cancel_permutes
 from porter.errors import PorterError
 from porter.ops import Origin
 
@@ -317,7 +318,7 @@ def flatten(
         origins, values: origins of nodes and names of values that an earlier save wrote, by node name.
     """
     try:
-        return _Flatten(program, inputs, names, origins or {}, values or {}, strict=True).run()
+        captured = _Flatten(program, inputs, names, origins or {}, values or {}, strict=True).run()
     except _Fallback:
         signature = program.graph_signature
         if not any(names):  # torch may rename the inputs
@@ -325,7 +326,9 @@ def flatten(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = program.run_decompositions({})
-        return _Flatten(program, inputs, names, origins or {}, values or {}, strict=False).run()
+        captured = _Flatten(program, inputs, names, origins or {}, values or {}, strict=False).run()
+    cancel_permutes(captured.graph)
+    return captured
 
 
 class _Fallback(Exception):
