@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """porter: port trained models to accelerators with few operators.
 
-import porter
-
-report = porter.check("yolox_s.onnx", "mlu270")
-made = porter.rewrite("yolox_s.onnx", "mlu270")
-assert made.ok, made.report.findings
-made.save("out/")
+>>> import porter
+>>> report = porter.check("yolox_s.onnx", "mlu270")
+>>> made = porter.rewrite("yolox_s.onnx", "mlu270")
+>>> assert made.ok, made.report.findings
+>>> made.save("out/")
 """
 
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from porter.api import Rewritten, check, emit, load, port, quantize, resave, rewrite, save, verify
+from porter.api import Ported, Rewritten, check, emit, port, quantize, resave, rewrite, save, verify
 from porter.errors import PorterError
 
 if TYPE_CHECKING:
     from porter.findings import Finding, OpReport, Report
     from porter.graph import Graph
+    from porter.loading import load
     from porter.target import Target
 
 __all__ = [
-    "Finding", "Graph", "OpReport", "PorterError", "Report", "Rewritten", "Target",
+    "Finding", "Graph", "OpReport", "Ported", "PorterError", "Report", "Rewritten", "Target",
     "check", "emit", "load", "port", "quantize", "resave", "rewrite", "save", "verify",
 ]  # fmt: skip
 
 _LATER = {
     "Finding": "porter.findings", "OpReport": "porter.findings", "Report": "porter.findings",
-    "Graph": "porter.graph", "Target": "porter.target",
+    "Graph": "porter.graph", "Target": "porter.target", "load": "porter.loading",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from porter.verify import Evidence
 
 __all__ = [
-    "Ported", "Rewritten", "check", "emit", "load", "port", "quantize", "resave", "rewrite", "save", "verify",
+    "Ported", "Rewritten", "check", "emit", "port", "quantize", "resave", "rewrite", "save", "verify",
 ]  # fmt: skip
 
 Progress = Callable[[str], None]
@@ -68,20 +68,6 @@ class Ported:
         return self.bundle is not None and all(made.ok for made in self.quantized)
 
 
-def load(
-    model: Any = None,
-    inputs: Any = None,
-    *,
-    factory: str | Callable[..., Any] | None = None,
-    factory_args: Mapping[str, Any] | None = None,
-    run_pickled_code: bool = False,
-) -> Graph:
-    """Capture a model as a graph; see :func:`porter.loading.load` for the arguments and the errors."""
-    from porter.loading import load
-
-    return load(model, inputs, factory=factory, factory_args=factory_args, run_pickled_code=run_pickled_code)
-
-
 def check(
     model: Any,
     target: Target | str | Path,
@@ -98,12 +84,13 @@ def check(
         inputs: shapes, where the model does not fix them (``{"images": (1, 3, 640, 640)}`` or
         ``"images:1x3x640x640"``).
         allow: claims that may be counted on beside exact and bounded: "approximate", "retrain".
-        loading: ``factory``, ``factory_args``, ``run_pickled_code``, as :func:`load` takes them.
+        loading: ``factory``, ``factory_args``, ``run_pickled_code``, as :func:`porter.loading.load` takes them.
 
     Raises:
         PorterError: the model, the target or an option is wrong.
     """
     from porter.legalize import check
+    from porter.loading import load
 
     chosen = _target(target)
     return check(load(model, inputs, **loading), chosen, _claims(allow))
@@ -140,6 +127,7 @@ def rewrite(
         PorterError: the model, the target, the data or an option is wrong.
     """
     from porter.legalize import legalize
+    from porter.loading import load
 
     chosen = _target(target)
     graph = load(model, inputs, **loading)
@@ -185,6 +173,7 @@ def verify(
     Raises:
         PorterError: PT331 when their outputs cannot be compared.
     """
+    from porter.loading import load
     from porter.verify import verify
 
     reference, other = load(before, inputs), load(after, inputs)
@@ -214,7 +203,7 @@ def quantize(
         preprocess: a TOML that says how images become inputs (needed for a folder of images).
         force: quantize although the target does not run every op.
         progress: called with (done, total) samples.
-        loading: ``factory``, ``factory_args``, ``run_pickled_code``, as :func:`load` takes them.
+        loading: ``factory``, ``factory_args``, ``run_pickled_code``, as :func:`porter.loading.load` takes them.
         options: as :func:`porter.quantize.engine.quantize` takes them (``observer``, ``per_channel``, ...).
 
     Raises:
@@ -223,6 +212,7 @@ def quantize(
             not finite.
     """
     from porter.data import open_data
+    from porter.loading import load
     from porter.quantize.engine import quantize
 
     chosen = _target(target)
@@ -261,6 +251,7 @@ def emit(
         PorterError: PT320 when the model is not legal for the target; PT510 to PT512 when it cannot be written.
     """
     from porter.emit.bundle import emit
+    from porter.loading import load
 
     chosen = _target(target)
     graph = load(model, inputs, **loading)
@@ -302,6 +293,7 @@ def port(
     """
     from porter.data import open_data
     from porter.files import check_output
+    from porter.loading import load
     from porter.quantize.engine import quantize
 
     say = progress or (lambda _text: None)

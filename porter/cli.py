@@ -322,6 +322,7 @@ def emit(
     """Write the bundle for the device: code, weights, golden outputs, the script that finishes the job there."""
     from porter import api
     from porter.files import check_output
+    from porter.loading import load
     from porter.report.text import print_bundle
     from porter.target import Target
 
@@ -330,7 +331,7 @@ def emit(
         raise PorterError("PT519", "quantized weights need data", "--dtype", "Add --calibration DATA.")
     chosen = Target.load(target)
     with _progress() as say:
-        graph = api.load(model, input_, **_loading(factory, model_arg, run_pickled_code))
+        graph = load(model, input_, **_loading(factory, model_arg, run_pickled_code))
         quantized: list[Quantized] = []
         if calibration is not None:
             for width in dtype or [Dtype.int16]:

@@ -323,7 +323,7 @@ def _fits(value: Value) -> bool:
 def _itemsize(dtype: str) -> int:
     try:
         return numpy_dtype(dtype).itemsize
-    except AttributeError:  # a type of no fixed size, such as ONNX's strings
+    except TypeError:  # a type of no fixed size, such as ONNX's strings
         return 8
 
 

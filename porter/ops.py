@@ -33,12 +33,17 @@ Array = NDArray[Any]
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype of a dtype name; those that numpy lacks (bfloat16) come from ml_dtypes, which onnx brings."""
+    """The numpy dtype of a dtype name; those that numpy lacks (bfloat16) come from ml_dtypes, which onnx brings.
+
+    Raises ``TypeError`` for a name that neither has.
+    """
     try:
         return np.dtype(name)
     except TypeError:
         import ml_dtypes
 
+        if not hasattr(ml_dtypes, name):
+            raise
         found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return found
 

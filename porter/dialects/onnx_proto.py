@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
-from porter.ops import Array, Origin
+from porter.ops import Array, Origin, numpy_dtype
 
 #: TensorProto.DataType to the dtype names that porter uses.
 DTYPES: dict[int, str] = {
@@ -41,17 +41,8 @@ Type = tuple[tuple[int, ...] | None, str | None]
 
 
 def np_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype of a dtype name, ml_dtypes included. Raises ``TypeError`` for an unknown name."""
-    if name in _PLAIN:
-        return _PLAIN[name]
-    if name == "string":
-        return np.dtype(object)
-    import ml_dtypes
-
-    if not hasattr(ml_dtypes, name):
-        raise TypeError(f"no numpy dtype {name}")
-    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-    return found
+    """The numpy dtype of a dtype name, ONNX's strings included. Raises ``TypeError`` for an unknown name."""
+    return np.dtype(object) if name == "string" else numpy_dtype(name)
 
 
 def attribute(a: AttributeProto) -> Any:
