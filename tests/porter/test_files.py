@@ -242,6 +242,8 @@ def stop(number, frame):
 if handled == "yes":  # as a command line that has handlers of its own
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
+else:  # a shell's background job starts with SIGINT ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with {"file": atomic_file, "dir": atomic_dir}[kind](out, overwrite=True) as temporary:
         (temporary if kind == "file" else temporary / "a").write_text("half")

@@ -141,11 +141,11 @@ def test_weights_whose_scales_find_no_layer_are_refused(made: Path, old: Runner,
 def test_per_channel_scales(old: Runner, tmp_path: Path) -> None:
     from emit_models import graph, samples
 
-    from porter import api
+    import porter
     from porter.emit.bundle import emit
     from porter.target import Target
 
-    made = api.quantize(graph(), "mlu270", samples(4), dtype="int8", per_channel=True)
+    made = porter.quantize(graph(), "mlu270", samples(4), dtype="int8", per_channel=True)
     emit(graph(), Target.load("mlu270"), tmp_path / "b", inputs=samples(1), quantized=[made])
     done = old(tmp_path / "b" / "port.py", "--tolerance", "2e-3", double=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -155,14 +155,14 @@ def test_a_first_convolution_takes_pixels(old: Runner, tmp_path: Path) -> None:
     import torch
     from PIL import Image
 
-    from porter import api
+    import porter
     from porter.data import open_data
     from porter.emit.bundle import emit
     from porter.target import Target
 
     torch.manual_seed(1)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, bias=False), torch.nn.ReLU(), torch.nn.Conv2d(6, 4, 1)).eval()
-    graph = api.load(net, {"image": (1, 3, 16, 16)})
+    graph = porter.load(net, {"image": (1, 3, 16, 16)})
     images = tmp_path / "images"
     images.mkdir()
     rng = np.random.default_rng(2)
@@ -173,7 +173,7 @@ def test_a_first_convolution_takes_pixels(old: Runner, tmp_path: Path) -> None:
         "mean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]\n"
     )
     data = open_data(images, graph.inputs)
-    made = api.quantize(graph, "mlu270", images, dtype="int8", first_conv=True)
+    made = porter.quantize(graph, "mlu270", images, dtype="int8", first_conv=True)
     emit(graph, Target.load("mlu270"), tmp_path / "b", inputs=data, quantized=[made])
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     qconfig = manifest["quantization"]["int8"]["qconfig"]
@@ -220,14 +220,14 @@ def test_yolox_nano_from_the_model_to_the_device(old: Runner, tmp_path: Path) ->
     """The whole way: YOLOX with its slice assignments, rewritten, quantized, emitted, run in torch 1.3.1."""
     import torch
 
+    import porter
     from examples.yolox_mlu270.yolox import yolox_nano
-    from porter import api
 
     torch.manual_seed(0)
     net = yolox_nano(6, "legacy").eval()
     rng = np.random.default_rng(0)
     data = [[rng.uniform(0, 255, (1, 3, 64, 64)).astype(np.float32)] for _ in range(3)]
-    ported = api.port(net, "mlu270", data, tmp_path / "b", {"images": (1, 3, 64, 64)}, dtypes=("int16", "int8"))
+    ported = porter.port(net, "mlu270", data, tmp_path / "b", {"images": (1, 3, 64, 64)}, dtypes=("int16", "int8"))
     bundle = ported.bundle
     assert ported.rewritten.ok and bundle is not None
     state = torch.load(bundle.path / "weights_float.pt", weights_only=True)
@@ -247,12 +247,12 @@ def test_yolox_s_at_its_full_size(old: Runner, tmp_path: Path) -> None:
     """YOLOX-s, 640 x 640: eager and traced within 1e-4 of the outputs' range (port.py's bound), int16 keys strict."""
     import torch
 
+    import porter
     from examples.yolox_mlu270.yolox import yolox_s
-    from porter import api
 
     torch.manual_seed(0)
     images = [[np.random.default_rng(0).uniform(0, 255, (1, 3, 640, 640)).astype(np.float32)]]
-    ported = api.port(yolox_s(80, "legacy"), "mlu270", images, tmp_path / "b", {"images": (1, 3, 640, 640)})
+    ported = porter.port(yolox_s(80, "legacy"), "mlu270", images, tmp_path / "b", {"images": (1, 3, 640, 640)})
     assert ported.bundle is not None
     done = old(ported.bundle.path / "port.py", "--device", "cpu", "--dtype", "int16", cwd=tmp_path)
     assert done.returncode == 0 and "PASSED" in done.stdout, done.stdout + done.stderr

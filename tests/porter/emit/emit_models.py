@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from porter import api
+import porter
 from porter.emit.bundle import Bundle, emit
 from porter.graph import Graph
 from porter.ops import Array
@@ -61,12 +61,12 @@ def samples(count: int) -> list[list[Array]]:
 
 @cache
 def graph() -> Graph:
-    return api.load(detector(), {"x": SHAPE})
+    return porter.load(detector(), {"x": SHAPE})
 
 
 @cache
 def quantized(*dtypes: str, **options: Any) -> tuple[Any, ...]:
-    return tuple(api.quantize(graph(), "mlu270", samples(4), dtype=d, **options) for d in dtypes)
+    return tuple(porter.quantize(graph(), "mlu270", samples(4), dtype=d, **options) for d in dtypes)
 
 
 def bundle(out: Path, *dtypes: str, **options: Any) -> Bundle:
