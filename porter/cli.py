@@ -264,6 +264,9 @@ def quantize(
     first_conv: Annotated[
         bool, typer.Option("--first-conv", help="Let the first convolution take raw pixels and normalize them.")
     ] = False,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", help="Keep layers in float: a module path or pattern; repeatable.")
+    ] = None,
     force: Force = False,
     overwrite: Overwrite = False,
     run_pickled_code: RunPickled = False,
@@ -277,7 +280,7 @@ def quantize(
     with _counter("calibrating") as count:
         made = api.quantize(
             model, target, calibration, input_, dtype=dtype.value, preprocess=preprocess, force=force,
-            progress=count, observer=observer, per_channel=per_channel, first_conv=first_conv,
+            progress=count, observer=observer, per_channel=per_channel, first_conv=first_conv, skip=skip or (),
             loading=_loading(factory, model_arg, run_pickled_code),
         )  # fmt: skip
     made.save(output, overwrite=overwrite)
