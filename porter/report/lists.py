@@ -43,8 +43,10 @@ def print_target(out: Console, target: Target) -> None:
     if target.quantization:
         q = target.quantization
         out.print(f"quantization {q.scheme}, stored scale {q.scale}, must be quantized: {', '.join(q.quantized_ops)}")
-    for device, title in (("accelerator", "runs"), ("host", "runs on the host"), ("none", "does not run")):
-        ops = [op for op in target.ops.values() if op.device == device]
+    titles = {"accelerator": "runs", "host": "runs on the host", "none": "does not run", "unknown": "not known"}
+    where = {op.kind: "unknown" if op.certainty == "unknown" else op.device for op in target.ops.values()}
+    for place, title in titles.items():
+        ops = [op for op in target.ops.values() if where[op.kind] == place]
         if ops:
             out.print(f"\n[bold]{title}[/] ({len(ops)})")
             for op in ops:
@@ -62,8 +64,8 @@ def _print_op(out: Console, op: OpSupport) -> None:
     dtypes = f"  {', '.join(op.dtypes)}" if op.dtypes else ""
     out.print(f"  {op.kind}{escape(names)}{dtypes} [dim]{escape(f'[{op.source}, {op.certainty}]')}[/]")
     for limit in op.limits:
-        when = f" where {limit.when}" if limit.when else ""
-        out.print(f"    {escape(str(limit.expr))}{escape(when)}: {escape(limit.why)} "
+        when = f" where {limit.when.text}" if limit.when else ""
+        out.print(f"    {escape(limit.expr.text)}{escape(when)}: {escape(limit.why)} "
                   f"[dim]{escape(f'[{limit.source}, {limit.certainty}]')}[/]")  # fmt: skip
     if op.note:
         out.print(f"    {escape(op.note)}")
