@@ -37,10 +37,7 @@ PORTER = str(Path(sys.executable).parent / "porter")
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 ONNXSIM = "import sys, onnx, onnxsim; m, ok = onnxsim.simplify(sys.argv[1], check_n=0); onnx.save(m, sys.argv[2])"
-ONNXSLIM = "import sys, onnx, onnxslim; onnx.save(onnxslim.slim(sys.argv[1]), sys.argv[2])"
-ONNXSLIM_BIG = (
-    "import sys, onnx, onnxslim; onnx.save(onnxslim.slim(sys.argv[1]), sys.argv[2], save_as_external_data=True)"
-)
+ONNXSLIM = "import sys, onnxslim; onnxslim.slim(sys.argv[1], sys.argv[2])"
 ONNXSCRIPT = """
 import sys, onnx_ir as ir
 from onnxscript.rewriter import pattern, rewrite
@@ -62,11 +59,13 @@ class Contender:
     failure: str = ""
 
 
-def measure(contender: Contender, timeout: float) -> None:
-    """Run once; add wall seconds and peak MB of the process, or say why it failed."""
+def measure(contender: Contender, folder: Path, timeout: float) -> None:
+    """Run once in the model's folder; add wall seconds and peak MB of the process, or say why it failed."""
     with tempfile.TemporaryFile() as err:
         start = time.perf_counter()
-        process = subprocess.Popen(contender.command, stdout=subprocess.DEVNULL, stderr=err, env=ENVIRONMENT)
+        process = subprocess.Popen(
+            contender.command, stdout=subprocess.DEVNULL, stderr=err, env=ENVIRONMENT, cwd=folder
+        )
         deadline = start + timeout
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -174,12 +173,11 @@ def contenders(case: str, folder: Path) -> list[Contender]:
             Contender("OnnxSlim", [*python, ONNXSLIM, model, out("onnxslim")]),
         ]
     rewriter = Contender("porter check + rewrite", [*rewrite, "--no-verify", "-o", out("porter")])
-    slim = ONNXSLIM if case == "chain" else ONNXSLIM_BIG
     return [
         rewriter,
         Contender("onnxscript rewrite", [*python, ONNXSCRIPT, model, out("onnxscript")]),
         Contender("onnxsim", [*python, ONNXSIM, model, out("onnxsim")]),
-        Contender("OnnxSlim", [*python, slim, model, out("onnxslim")]),
+        Contender("OnnxSlim", [*python, ONNXSLIM, model, out("onnxslim")]),
     ]
 
 
@@ -203,7 +201,7 @@ def main(argv: list[str] | None = None, say: Callable[[str], None] = print) -> N
             for round_ in range(args.rounds + 1):
                 for entry in entries:
                     if not entry.failure:
-                        measure(entry, args.timeout)
+                        measure(entry, Path(temporary), args.timeout)
                         if round_ == 0:
                             entry.seconds.clear()
                             entry.megabytes.clear()
