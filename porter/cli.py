@@ -456,6 +456,10 @@ def version() -> None:
     print(version("porter-ml"))
 
 
+#: Packages that only some jobs need, and the extra of this distribution that brings each.
+_EXTRAS = {"torch": "torch", "PIL": "images"}
+
+
 class _Interrupted(BaseException):
     """Ctrl-C or SIGTERM. Not a KeyboardInterrupt: typer turns that one into an exit code of its own."""
 
@@ -472,7 +476,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app()
+        try:
+            app()
+        except ModuleNotFoundError as missing:
+            if missing.name not in _EXTRAS:
+                raise
+            what = f"this needs {missing.name}, which is not installed"
+            fix = f"Install it: pip install 'porter-ml[{_EXTRAS[missing.name]}]'"
+            raise PorterError("PT521", what, fix=fix) from None
     except PorterError as error:
         print(error, file=sys.stderr)
         print(f"  more: porter explain {error.code}", file=sys.stderr)

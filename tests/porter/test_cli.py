@@ -270,6 +270,21 @@ def test_the_onnx_path_never_imports_torch(net, arguments):
     assert imported == ("[]" if arguments == ["--help"] else "['onnx']")
 
 
+@pytest.mark.parametrize("arguments", [["net.onnx", "-o", "net.pt2"], ["net.onnx", "-o", "net.pt"]])
+def test_a_missing_torch_is_said_in_one_line(net, arguments):
+    code = (
+        "import sys\nclass NoTorch:\n    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n            raise ModuleNotFoundError('no torch', name='torch')\n"
+        "sys.meta_path.insert(0, NoTorch())\nfrom porter.cli import main\nmain()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, "rewrite", "--target", "mlu270", *arguments],
+        cwd=net.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2 and run.stderr.startswith("PT521: this needs torch"), run.stderr
+    assert files(net.parent) == ["net.onnx"]
+
+
 def test_rewriting_and_quantizing_onnx_never_import_torch(net, tmp_path):
     np.save(tmp_path / "cal.npy", np.random.default_rng(0).standard_normal((4, 3, 8, 8), np.float32))
     code = (
