@@ -16,7 +16,7 @@ from typing import Any, get_args
 from porter.errors import PorterError
 from porter.findings import Finding, OpReport, Report, Severity, Verdict, origin_json
 from porter.graph import Graph
-from porter.ops import Array, Op, Origin, Value, numpy_dtype
+from porter.ops import Op, Origin, Value, numpy_dtype
 from porter.registry import find_rule, rules_for
 from porter.rewrite import CLAIMS, Claim, Fragment, NotApplicable, Rule
 from porter.target import Judgement, Target
@@ -97,16 +97,11 @@ class _Planner:
         self._tried = tried
         self._judged: dict[Any, Judgement] = {}
         self._folded: dict[str, Value] = {}
-        self._evaluated: dict[str, Array] | None = None
 
     def plan(self) -> list[_Planned]:
         ops = self._graph.ops()
         judged = [self._judge(op) for op in ops]
-        fold = self._foldable(ops, judged)
-        for op in ops:
-            if op.outputs[0].name in fold:
-                for out in op.outputs:
-                    self._folded[out.name] = self._promised(out)
+        fold = self._fold(ops, judged)
         visible = [self._with_constants(op, self._folded) for op in ops]
         view = _View({out.name: op for op in visible for out in op.outputs}, self._graph.uses())
         planned = []
@@ -139,17 +134,34 @@ class _Planner:
         return planned
 
     def folds(self, planned: Sequence[_Planned]) -> list[tuple[Op, Fragment]]:
-        """The replacements of the ops to fold whose values something else reads."""
-        data = self._evaluate()
+        """The replacements of the ops to fold: the constants that they compute."""
         return [
-            (p.op, Fragment([], tuple(Value.constant(f"{out.name}_const", data[out.name]) for out in p.op.outputs)))
+            (p.op, Fragment([], tuple(self._constant(out.name) for out in p.op.outputs)))
             for p in planned
-            if p.verdict == "fold" and all(out.name in data for out in p.op.outputs)
+            if p.verdict == "fold"
         ]
+
+    def _constant(self, name: str) -> Value:
+        return Value.constant(f"{name}_const", self._folded[name].numpy())
 
     # -- constants ---------------------------------------------------------------------------------
 
-    def _foldable(self, ops: Sequence[Op], judged: Sequence[Judgement]) -> dict[str, str]:
+    def _fold(self, ops: Sequence[Op], judged: Sequence[Judgement]) -> dict[str, str]:
+        """Choose the ops to precompute, and compute them; what the framework cannot compute is not a constant."""
+        failed: set[str] = set()
+        while True:
+            fold = self._foldable(ops, judged, failed)
+            wanted = [out for op in ops if op.outputs[0].name in fold for out in op.outputs]
+            data = self._graph.evaluate(wanted, _FOLD_LIMIT) if wanted else {}
+            lacking = {
+                op.outputs[0].name for op in ops if any(out in wanted and out.name not in data for out in op.outputs)
+            }
+            if not lacking:
+                self._folded = {out.name: Value(out.name, out.shape, out.dtype, data[out.name]) for out in wanted}
+                return fold
+            failed |= lacking
+
+    def _foldable(self, ops: Sequence[Op], judged: Sequence[Judgement], failed: Collection[str]) -> dict[str, str]:
         """The ops to precompute, by the name of their first output, with the reason where it is a reader's.
 
         A constant sub-graph is precomputed where one of its ops is not legal, or where an op that reads it is legal
@@ -158,24 +170,27 @@ class _Planner:
         """
         constant: dict[str, Op] = {}
         for op in ops:
-            known = op.kind not in _NEVER_CONSTANT and (
-                op.kind in _SHAPE_ONLY or all(v.is_const or v.name in constant for v in op.operands)
+            known = (
+                op.kind not in _NEVER_CONSTANT
+                and op.outputs[0].name not in failed
+                and (op.kind in _SHAPE_ONLY or all(v.is_const or v.name in constant for v in op.operands))
             )
             if known and all(_fits(out) for out in op.outputs):
                 constant.update((out.name, op) for out in op.outputs)
         if not constant:
             return {}
         fold: dict[str, str] = {}
-        promised = {
-            name: self._promised(out) for name, op in constant.items() for out in op.outputs if out.name == name
-        }
+        promised = {out.name: self._promised(out) for op in constant.values() for out in op.outputs}
         for op, said in zip(ops, judged, strict=True):
             read = [constant[v.name] for v in op.operands if v.name in constant]
             if op.outputs[0].name in constant:
                 if said.verdict != "native" or any(source.outputs[0].name in fold for source in read):
                     fold.setdefault(op.outputs[0].name, "")
             elif read and said.verdict != "native":
-                seen = self._judge(self._with_constants(op, promised))
+                try:
+                    seen = self._judge(self._with_constants(op, promised))
+                except KeyError:  # a limit asked for the value of a constant that cannot be computed
+                    continue
                 if len(seen.reasons) < len(said.reasons):
                     why = f"{op.kind} needs it as a constant"
                     fold.update((source.outputs[0].name, fold.get(source.outputs[0].name) or why) for source in read)
@@ -197,17 +212,8 @@ class _Planner:
         return fold
 
     def _promised(self, out: Value) -> Value:
-        """The value as the constant that it is going to be; computed only if a rule asks for its data."""
-        return Value(out.name, out.shape, out.dtype, self._reader(out.name))
-
-    def _evaluate(self) -> dict[str, Array]:
-        if self._evaluated is None:
-            wanted = [out for op in self._graph.ops() for out in op.outputs if out.name in self._folded]
-            self._evaluated = self._graph.evaluate(wanted, _FOLD_LIMIT) if wanted else {}
-        return self._evaluated
-
-    def _reader(self, name: str) -> Callable[[], Array]:
-        return lambda: self._evaluate()[name]
+        """The value as the constant that it may become. Its data is computed only if a limit asks for it."""
+        return Value(out.name, out.shape, out.dtype, lambda: self._graph.evaluate([out], _FOLD_LIMIT)[out.name])
 
     @staticmethod
     def _with_constants(op: Op, constants: Mapping[str, Value]) -> Op:

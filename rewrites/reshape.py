@@ -37,7 +37,7 @@ def reshape_to_flatten(b: Builder, op: Op) -> Any:
     """
     old, new = shape_of(op.operands[0]), op.attrs["shape"]
     drop = len(old) - len(new)
-    need(drop > 0, "the reshape does not join axes")
+    need(drop > 0 and new, "the reshape does not join axes")
     start = next((i for i, n in enumerate(new) if old[i] != n), len(new) - 1)
     need(
         old[start + drop + 1 :] == tuple(new[start + 1 :]),

@@ -237,3 +237,16 @@ def test_a_rule_whose_result_reads_back_as_the_same_op_is_not_tried_for_ever(tar
     both = indices.format("max_dim") + indices.format("topk")
     _, _, _, after = ledger_of(graph(body), target(["reshape"], extra=both))
     assert after.ok
+
+
+def test_what_cannot_be_computed_ahead_is_not_promised(target):
+    """The kernel of CastLike reads a value that only the running model has, so its constant operand is not enough."""
+    body = """g (float16[1, 4] x) => (float16[1, 4] y) <float[1] c = {2}> {
+        k = CastLike (c, x)
+        y = Mul (x, k)
+    }"""
+    toy = target([], extra='[ops.mul]\ndtypes = ["float16"]\n')
+    report = check(graph(body, opset=19), toy)
+    assert {op.kind: op.verdict for op in report.ops} == {"cast": "unsupported", "mul": "native"}
+    _, _, _, after = legalize(graph(body, opset=19), toy)
+    assert not after.portable

@@ -64,3 +64,10 @@ def test_other_shapes_are_refused():
 def test_integers_and_bools_compare_too():
     assert compare("x", np.array([True, False]), np.array([True, False])).equal
     assert compare("x", np.array([1, 2]), np.array([1, 4])).max_abs == 2
+
+
+def test_half_precision_may_differ_by_its_own_rounding():
+    a = np.linspace(0, 1, 9, dtype=np.float16)
+    assert compare("x", a, np.nextafter(a, np.float16(2))).within(0.0)
+    assert not compare("x", a, a + np.float16(0.02)).within(1e-4)
+    assert not compare("x", a.astype(np.float32), a + np.float32(0.001)).within(1e-4)
