@@ -69,10 +69,8 @@ class FirstConvolution:
 class Quantized:
     """What :func:`quantize` made.
 
-    ``graph`` is the simulation: the same model, same dialect, with quantize/dequantize ops; ``original`` the
-        float
-    model; ``report`` holds the findings. ``preprocess`` is the spec of the calibration images, where there
-    was one.
+    ``graph`` is the simulation: the same model, same dialect, with quantize/dequantize ops; ``original`` the float
+    model; ``report`` holds the findings. ``preprocess`` is the spec of the calibration images, where there was one.
     """
 
     graph: Graph
@@ -215,8 +213,7 @@ def quantize(
     return Quantized(simulated, graph, target, encodings, report, first, opened.preprocess)
 
 
-# ---------------------------------------------------------------------------------------------- the target's
-# scheme
+# -- the target's scheme -----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class _Scheme:
     """What the engine needs of the target's ``[quantization]``, checked."""

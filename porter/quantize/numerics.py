@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arithmetic of quantization, in numpy and nothing else.
 
-A *scale* is the step between two neighbouring quantized values: ``real = (q - zero_point) * scale``.
-    Cambricon's
+A *scale* is the step between two neighbouring quantized values: ``real = (q - zero_point) * scale``. Cambricon's
 files store the inverse, ``qmax / absmax`` (:func:`stored_scale`). A number quantizes to
 ``clamp(round(x / scale) + zero_point, qmin, qmax)``.
 
-Sources: Cambricon Catch, torch_mlu/core/quantized/observer.py (scale = qmax / absmax, absmax = max(max,
-    -min),
+Sources: Cambricon Catch, torch_mlu/core/quantized/observer.py (scale = qmax / absmax, absmax = max(max, -min),
 absmax 0 gives 1.0) and docs/user_guide, quantization section (y = sum(qx * qw) / (sx * sw) + bias with stored
 scales); torch_mlu/csrc/aten/util/cnnl_util.cpp, get_pos_from_scale_data (position = floor(log2(absmax)) -
 (bits - 2)).

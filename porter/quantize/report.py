@@ -25,8 +25,7 @@ _MOVES = 1e-6
 def column_axis(shape: Sequence[int]) -> int:
     """The axis along which an output is scored apart, when the user does not say.
 
-    Four axes: axis 1, the channels of a feature map. Three axes: the shorter of the last two, for (N, boxes,
-        columns)
+    Four axes: axis 1, the channels of a feature map. Three axes: the shorter of the last two, for (N, boxes, columns)
     and (N, columns, boxes) alike. Otherwise the last axis.
     """
     if len(shape) == 4:
@@ -105,10 +104,9 @@ class Columns:
 class LayerReport:
     """One quantized layer.
 
-    ``single``: the error of its output when it alone is quantized and gets the float model's input (None
-        where
-    porter has no reference for the kind, or the layer stays in float). ``accumulated``: the error of its
-    output in the whole quantized model, everything before it included.
+    ``single``: the error of its output when it alone is quantized and gets the float model's input (None where porter
+    has no reference for the kind, or the layer stays in float). ``accumulated``: the error of its output in the whole
+    quantized model, everything before it included.
     """
 
     path: str

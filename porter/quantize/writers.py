@@ -55,8 +55,8 @@ def cambricon_state_dict(quantized: Quantized, float_state: Mapping[str, Array] 
     * ``P.quantized_mode``: int32 (1,), 1 for int8 and 2 for int16;
     * per channel: ``P.quantized_by_channel`` int64 (1,) = 1, ``P.scale_weight_per_channel`` float32 (Co,), and 0.0 in
       place of the weight's scale (the mode becomes 3 or 4 when the file is loaded);
-    * the first convolution with ``first_conv``: ``P.input_mean`` and ``P.input_std``, float32 (1, C, 1, 1), in pixel
-        units.
+    * the first convolution with ``first_conv``: ``P.input_mean`` and ``P.input_std``, float32 (1, C, 1, 1), in
+      pixel units.
 
     Weights stay float32; the device quantizes them. The order is weight, bias, scale, quantized_mode for a
     convolution and weight, bias, quantized_mode, scale for a linear. (Observed in published checkpoints made on the
