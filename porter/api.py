@@ -300,19 +300,20 @@ def port(
     check_output(Path(out), overwrite)
     chosen = _target(target)
     graph = load(model, inputs, **loading)
-    data = open_data(calibration, graph.inputs, preprocess)
-    rewritten = rewrite(graph, chosen, allow=allow, apply=apply, data=_first(data, 2), samples=2, progress=say)
+    data = open_data(calibration, graph.inputs, preprocess) if calibration is not None else ()
+    golden = _first(data, 2) or None
+    rewritten = rewrite(graph, chosen, allow=allow, apply=apply, data=golden, samples=2, progress=say)
     if not rewritten.ok:
         return Ported(rewritten)
     quantized = []
-    for dtype in dtypes:
+    for dtype in dtypes if calibration is not None else ():
         quantized.append(
             quantize(rewritten.graph, chosen, dtype, data,
                      progress=lambda done, total, d=dtype: say(f"{d}: sample {done} of {total}"))  # type: ignore[misc]
         )  # fmt: skip
     say("writing the bundle")
     bundle = emit(rewritten.graph, chosen, out, quantized=quantized, rewritten=rewritten,
-                  data=_first(data, 2), overwrite=overwrite)  # fmt: skip
+                  data=golden, overwrite=overwrite)  # fmt: skip
     return Ported(rewritten, tuple(quantized), bundle)
 
 

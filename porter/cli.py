@@ -93,6 +93,9 @@ Data = Annotated[
 Calibration = Annotated[
     str, typer.Option("--calibration", "-c", help="Images folder, .npy, .npz or module:function.", show_default=False)
 ]  # fmt: skip
+OptionalCalibration = Annotated[
+    str | None, typer.Option("--calibration", "-c", help="Data to quantize with; float weights only without it.")
+]
 Preprocess = Annotated[
     Path | None, typer.Option("--preprocess", help="A .toml: how an image becomes an input (resize, mean, ...).")
 ]
@@ -112,6 +115,11 @@ def _loading(factory: str | None, args: list[str] | None, run_pickled_code: bool
 def _files(*named: str | None) -> list[str]:
     """What a command reads: an output must not replace it."""
     return [name for name in named if name is not None]
+
+
+def _need_data(dtype: list[Dtype] | None, calibration: str | None) -> None:
+    if dtype and calibration is None:
+        raise PorterError("PT519", "quantized weights need data", "--dtype", "Add --calibration DATA.")
 
 
 def _console(stderr: bool = False) -> Console:
@@ -312,9 +320,7 @@ def emit(
     factory: Factory = None,
     model_arg: FactoryArgs = None,
     input_: Inputs = None,
-    calibration: Annotated[
-        str | None, typer.Option("--calibration", "-c", help="Data to quantize with; float weights only without it.")
-    ] = None,
+    calibration: OptionalCalibration = None,
     dtype: Annotated[list[Dtype] | None, typer.Option("--dtype", help="Quantized weights to add; repeatable.")] = None,
     preprocess: Preprocess = None,
     data: Data = None,
@@ -330,8 +336,7 @@ def emit(
     from porter.target import Target
 
     check_output(output, overwrite, _files(model, calibration, data))
-    if dtype and calibration is None:
-        raise PorterError("PT519", "quantized weights need data", "--dtype", "Add --calibration DATA.")
+    _need_data(dtype, calibration)
     chosen = Target.load(target)
     with _progress() as say:
         graph = load(model, input_, **_loading(factory, model_arg, run_pickled_code))
@@ -350,12 +355,12 @@ def emit(
 @app.command()
 def port(
     target: TargetName,
-    calibration: Calibration,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)],
     model: Model = None,
     factory: Factory = None,
     model_arg: FactoryArgs = None,
     input_: Inputs = None,
+    calibration: OptionalCalibration = None,
     dtype: Annotated[list[Dtype] | None, typer.Option("--dtype", help="Default int16; repeatable.")] = None,
     preprocess: Preprocess = None,
     allow: Allow = None,
@@ -371,6 +376,7 @@ def port(
     from porter.target import Target
 
     check_output(output, overwrite, _files(model, calibration))
+    _need_data(dtype, calibration)
     chosen = Target.load(target)
     with _progress() as say:
         ported = api.port(

@@ -175,4 +175,5 @@ def print_bundle(out: Console, bundle: Bundle) -> None:
     out.print(f"[bold]{escape(str(bundle.path))}[/] ({bundle.kind})")
     for name, entry in bundle.manifest["files"].items():
         out.print(f"  {escape(name):24}{entry['bytes'] / 1e6:10.2f} MB", highlight=False)
-    out.print(f"what to do on the device: {escape(str(bundle.path / 'README.md'))}")
+    if "README.md" in bundle.manifest["files"]:
+        out.print(f"what to do on the device: {escape(str(bundle.path / 'README.md'))}")

@@ -144,6 +144,15 @@ def test_quantize_refuses_what_is_not_legal(porter, net, tmp_path):
     assert porter(*arguments, "--force")[0] == 0
 
 
+def test_port_without_data_gives_the_float_model(porter, net, tmp_path):
+    code, out, _ = porter("port", "--target", "onnxruntime", net, "-o", "bundle")
+    assert code == 0 and "equal within" in out and "model.onnx" in out
+    manifest = json.loads((tmp_path / "bundle/manifest.json").read_text())
+    assert {"model.onnx", "golden.npz"} <= set(manifest["files"])
+    code, _, err = porter("port", "--target", "onnxruntime", net, "-o", "other", "--dtype", "int8")
+    assert code == 2 and "PT519" in err and not (tmp_path / "other").exists()
+
+
 # -- everything that can be wrong ----------------------------------------------------------------------
 
 
