@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from porter.findings import Finding, OpReport, Report, Verdict
 
@@ -131,7 +131,8 @@ def print_findings(out: Console, findings: Iterable[Finding]) -> None:
 
 def print_ledger(out: Console, ledger: Ledger) -> None:
     """Print what was done, a line for each rule: how often, its claim, the worst error measured after it."""
-    table = Table("rewrite", "ops", "claim", "largest error after it", "first at", box=None, pad_edge=False)
+    place = Column("first at", overflow="fold")  # a cut path helps nobody
+    table = Table("rewrite", "ops", "claim", "largest error after it", place, box=None, pad_edge=False)
     groups: dict[tuple[str, ...], list[LedgerEntry]] = {}
     for entry in ledger.entries:
         groups.setdefault((*entry.rules, entry.kind), []).append(entry)
