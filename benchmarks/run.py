@@ -6,9 +6,9 @@
 Every figure is of a whole process, start-up included: wall seconds (median, least and most of the rounds) and peak
 resident memory (at least this script's own, about 40 MB). The contenders take turns within a round, so that a machine
 that slows down slows all of them. The models are made here: a chain of 30,000 SiLU nodes (ONNX Swish, opset 24), a
-2.8 GB model with external data, and YOLOX-s at 640 as the torch exporter writes it. The peers do what they are made for,
-on the same files: onnxsim and OnnxSlim simplify, onnxscript rewrites Swish to x * sigmoid(x) by a pattern rule, which is
-the rewrite that porter makes.
+2.8 GB model with external data, and YOLOX-s at 640 as the torch exporter writes it. The peers do what they are made
+for, on the same files: onnxsim and OnnxSlim simplify, onnxscript rewrites Swish to x * sigmoid(x) by a pattern rule,
+which is the rewrite that porter makes.
 """
 
 from __future__ import annotations
