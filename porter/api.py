@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -300,20 +301,20 @@ def port(
     check_output(Path(out), overwrite)
     chosen = _target(target)
     graph = load(model, inputs, **loading)
-    data = open_data(calibration, graph.inputs, preprocess) if calibration is not None else ()
-    golden = _first(data, 2) or None
+    data = open_data(calibration, graph.inputs, preprocess) if calibration is not None else None
+    golden = data.take(2) if data is not None else None
     rewritten = rewrite(graph, chosen, allow=allow, apply=apply, data=golden, samples=2, progress=say)
     if not rewritten.ok:
         return Ported(rewritten)
     quantized = []
-    for dtype in dtypes if calibration is not None else ():
-        quantized.append(
-            quantize(rewritten.graph, chosen, dtype, data,
-                     progress=lambda done, total, d=dtype: say(f"{d}: sample {done} of {total}"))  # type: ignore[misc]
-        )  # fmt: skip
+    if data is not None:
+        for dtype in dtypes:
+            count = partial(_say_sample, say, dtype)
+            quantized.append(quantize(rewritten.graph, chosen, dtype, data, progress=count))
     say("writing the bundle")
+    # The rewrite has just shown that every op is legal: force saves judging them all again.
     bundle = emit(rewritten.graph, chosen, out, quantized=quantized, rewritten=rewritten,
-                  data=golden, overwrite=overwrite)  # fmt: skip
+                  data=golden, overwrite=overwrite, force=True)  # fmt: skip
     return Ported(rewritten, tuple(quantized), bundle)
 
 
@@ -331,8 +332,7 @@ def save(made: Rewritten, out: str | Path, *, overwrite: bool = False) -> Path:
 
     ``out`` ending in .onnx, .pt2 or .pt (TorchScript) is that file. Otherwise it is a folder with the model in its own
     format, ``ledger.json``, ``evidence.json``, ``report.json`` and, for a torch model, ``model.py`` with
-    ``weights.pt``: the
-    same network as plain readable PyTorch.
+    ``weights.pt``: the same network as plain readable PyTorch.
 
     Raises:
         PorterError: PT510 to PT512 when it cannot be written; nothing is left behind then.
@@ -360,13 +360,8 @@ def _claims(allow: Collection[str]) -> Any:
     return (allow,) if isinstance(allow, str) else tuple(allow)
 
 
-def _first(data: Iterable[Sequence[Array]], count: int) -> list[Sequence[Array]]:
-    kept = []
-    for sample in data:
-        kept.append(sample)
-        if len(kept) == count:
-            break
-    return kept
+def _say_sample(say: Progress, dtype: str, done: int, total: int) -> None:
+    say(f"{dtype}: sample {done} of {total}")
 
 
 def _samples(graph: Graph, data: Any, count: int, seed: int) -> Iterable[Sequence[Array]]:

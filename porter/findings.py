@@ -7,7 +7,6 @@ One type for every diagnostic; the emitters in :mod:`porter.report` only print i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -134,16 +133,3 @@ def origin_json(origin: Origin) -> dict[str, Any]:
         "source": list(origin.source),
         "rules": list(origin.rules),
     }
-
-
-def origin_from_json(data: Mapping[str, Any]) -> Origin:
-    """The inverse of :func:`origin_json`; missing keys are empty."""
-    line = data.get("line")
-    return Origin(
-        file=data.get("file"),
-        line=int(line) if line is not None else None,
-        function=data.get("function"),
-        module=data.get("module"),
-        source=tuple(map(str, data.get("source") or ())),
-        rules=tuple(map(str, data.get("rules") or ())),
-    )

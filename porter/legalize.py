@@ -151,11 +151,10 @@ class _Planner:
         failed: set[str] = set()
         while True:
             fold = self._foldable(ops, judged, failed)
-            wanted = [out for op in ops if op.outputs[0].name in fold for out in op.outputs]
+            chosen = [op for op in ops if op.outputs[0].name in fold]
+            wanted = [out for op in chosen for out in op.outputs]
             data = self._graph.evaluate(wanted, _FOLD_LIMIT) if wanted else {}
-            lacking = {
-                op.outputs[0].name for op in ops if any(out in wanted and out.name not in data for out in op.outputs)
-            }
+            lacking = {op.outputs[0].name for op in chosen if any(out.name not in data for out in op.outputs)}
             if not lacking:
                 self._folded = {out.name: Value(out.name, out.shape, out.dtype, data[out.name]) for out in wanted}
                 return fold
