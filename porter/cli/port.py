@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``porter check``, ``rewrite``, ``emit``, ``port`` and ``resave``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from porter.cli.app import app
+from porter.cli.options import (
+    Allow,
+    Apply,
+    Container,
+    Data,
+    Dtype,
+    Factory,
+    FactoryArgs,
+    Force,
+    Format,
+    Inputs,
+    Model,
+    OptionalCalibration,
+    OutputFormat,
+    Overwrite,
+    Preprocess,
+    RunPickled,
+    TargetName,
+    console,
+    files,
+    loading,
+    need_data,
+    progress,
+)
+from porter.errors import PorterError
+
+if TYPE_CHECKING:
+    from porter.api import Rewritten
+    from porter.findings import Report
+    from porter.quantize.engine import Quantized
+
+
+@app.command()
+def check(
+    target: TargetName,
+    model: Model = None,
+    factory: Factory = None,
+    model_arg: FactoryArgs = None,
+    input_: Inputs = None,
+    allow: Allow = None,
+    run_pickled_code: RunPickled = False,
+    format_: OutputFormat = Format.text,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every place, not the first few.")] = False,
+) -> None:
+    """Say what the device does not run, why, on which line of your code, and what fixes it."""
+    from porter import api
+    from porter.target import Target
+
+    chosen = Target.load(target)
+    with progress():
+        report = api.check(model, chosen, input_, allow=allow or (), **loading(factory, model_arg, run_pickled_code))
+    print_as(report, chosen.title, format_, verbose)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def print_as(report: Report, title: str, format_: Format, verbose: bool = False) -> None:
+    if format_ is Format.json:
+        from porter.report.json import to_json
+
+        print(to_json(report))
+    else:
+        from porter.report.text import print_report
+
+        print_report(console(), report, title, verbose)
+
+
+@app.command()
+def rewrite(
+    target: TargetName,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A file (.onnx, .pt2, .pt) or a folder.", show_default=False),
+    ] = None,
+    model: Model = None,
+    factory: Factory = None,
+    model_arg: FactoryArgs = None,
+    input_: Inputs = None,
+    allow: Allow = None,
+    apply: Apply = None,
+    data: Data = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the result equal.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do and prove everything, write nothing.")] = False,
+    overwrite: Overwrite = False,
+    run_pickled_code: RunPickled = False,
+    format_: OutputFormat = Format.text,
+) -> None:
+    """Make the model legal for the device, prove it equal, and write it with a ledger of what was done."""
+    from porter import api
+    from porter.files import check_output
+    from porter.target import Target
+
+    if output is None and not dry_run:
+        raise PorterError("PT519", "there is nowhere to write", "--output", "Name one with -o, or say --dry-run.")
+    if output is not None and not dry_run:
+        check_output(output, overwrite, files(model, data))
+    chosen = Target.load(target)
+    with progress() as say:
+        made = api.rewrite(
+            model, chosen, input_, allow=allow or (), apply=apply or (), verify=verify, data=data, progress=say,
+            **loading(factory, model_arg, run_pickled_code),
+        )  # fmt: skip
+        unequal = made.evidence is not None and not made.evidence.ok
+        written = None
+        if output is not None and not dry_run and not unequal:
+            say(f"writing {output}")
+            written = api.save(made, output, overwrite=overwrite)
+    if format_ is Format.json:
+        from porter.report.json import to_json
+
+        print(to_json(_RewriteSummary(made, written)))
+    else:
+        print_rewritten(made, chosen.title)
+        console().print(f"wrote {written}" if written else "nothing was written")
+    raise typer.Exit(0 if made.ok else 1)
+
+
+class _RewriteSummary:
+    """The JSON that ``porter rewrite --format json`` prints."""
+
+    def __init__(self, made: Rewritten, written: Path | None) -> None:
+        self._made, self._written = made, written
+
+    def to_json(self) -> dict[str, Any]:
+        made = self._made
+        return {
+            **made.report.to_json(),
+            "before": dict(made.before.summary),
+            "ledger": made.ledger.to_json(),
+            "evidence": made.evidence.to_json() if made.evidence else None,
+            "output": str(self._written) if self._written else None,
+        }
+
+
+def print_rewritten(made: Rewritten, title: str) -> None:
+    from porter.report.text import print_evidence, print_ledger, print_report
+
+    out = console()
+    print_ledger(out, made.ledger)
+    out.print()
+    if made.evidence is not None:
+        print_evidence(out, made.evidence)
+        if not made.evidence.ok:
+            out.print("PT330: the rewritten model does not compute the same; `porter explain PT330`")
+    else:
+        out.print("not verified (--no-verify)")
+    out.print()
+    print_report(out, made.report, title)
+
+
+@app.command()
+def emit(
+    target: TargetName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)],
+    model: Model = None,
+    factory: Factory = None,
+    model_arg: FactoryArgs = None,
+    input_: Inputs = None,
+    calibration: OptionalCalibration = None,
+    dtype: Annotated[list[Dtype] | None, typer.Option("--dtype", help="Quantized weights to add; repeatable.")] = None,
+    preprocess: Preprocess = None,
+    data: Data = None,
+    force: Force = False,
+    overwrite: Overwrite = False,
+    run_pickled_code: RunPickled = False,
+) -> None:
+    """Write the bundle for the device: code, weights, golden outputs, the script that finishes the job there."""
+    from porter import api
+    from porter.files import check_output
+    from porter.loading import load
+    from porter.report.text import print_bundle
+    from porter.target import Target
+
+    check_output(output, overwrite, files(model, calibration, data))
+    need_data(dtype, calibration)
+    chosen = Target.load(target)
+    with progress() as say:
+        graph = load(model, input_, **loading(factory, model_arg, run_pickled_code))
+        quantized: list[Quantized] = []
+        if calibration is not None:
+            for width in dtype or [Dtype.int16]:
+                say(f"quantizing to {width.value}")
+                quantized.append(
+                    api.quantize(graph, chosen, calibration, dtype=width.value, preprocess=preprocess, force=force)
+                )
+        say("writing the bundle")
+        bundle = api.emit(graph, chosen, output, quantized=quantized, data=data, overwrite=overwrite, force=force)
+    print_bundle(console(), bundle)
+
+
+@app.command()
+def port(
+    target: TargetName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)],
+    model: Model = None,
+    factory: Factory = None,
+    model_arg: FactoryArgs = None,
+    input_: Inputs = None,
+    calibration: OptionalCalibration = None,
+    dtype: Annotated[list[Dtype] | None, typer.Option("--dtype", help="Default int16; repeatable.")] = None,
+    preprocess: Preprocess = None,
+    allow: Allow = None,
+    apply: Apply = None,
+    overwrite: Overwrite = False,
+    run_pickled_code: RunPickled = False,
+) -> None:
+    """Check, rewrite, prove, quantize and emit in one go."""
+    from porter import api
+    from porter.files import check_output
+    from porter.report.quantization import print_quantized
+    from porter.report.text import print_bundle
+    from porter.target import Target
+
+    check_output(output, overwrite, files(model, calibration))
+    need_data(dtype, calibration)
+    chosen = Target.load(target)
+    with progress() as say:
+        ported = api.port(
+            model, chosen, calibration, output, input_, dtypes=[d.value for d in dtype or [Dtype.int16]],
+            preprocess=preprocess, allow=allow or (), apply=apply or (), overwrite=overwrite, progress=say,
+            **loading(factory, model_arg, run_pickled_code),
+        )  # fmt: skip
+    out = console()
+    print_rewritten(ported.rewritten, chosen.title)
+    for made in ported.quantized:
+        out.print()
+        print_quantized(out, made)
+    out.print()
+    if ported.bundle is None:
+        out.print("nothing was written")
+    else:
+        print_bundle(out, ported.bundle)
+    raise typer.Exit(0 if ported.ok else 1)
+
+
+@app.command()
+def resave(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint of any age.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
+    for_torch: Annotated[str, typer.Option("--for-torch", help="The version that must read it.", show_default=False)],
+    format_: Annotated[Container, typer.Option("--format", help="Container to write.")] = Container.legacy,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a checkpoint's tensors so that an old torch reads them. Nothing that the file pickles is run."""
+    from porter import api
+
+    report = api.resave(checkpoint, output, for_torch, format_.value, overwrite=overwrite)
+    console().print(str(report), markup=False)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``porter quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from porter.cli.app import app
+from porter.cli.options import (
+    Calibration,
+    Dtype,
+    Factory,
+    FactoryArgs,
+    Force,
+    Inputs,
+    Model,
+    Overwrite,
+    Preprocess,
+    RunPickled,
+    TargetName,
+    console,
+    counter,
+    files,
+    loading,
+)
+
+
+@app.command()
+def quantize(
+    target: TargetName,
+    calibration: Calibration,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)],
+    dtype: Annotated[Dtype, typer.Option("--dtype", help="Width of weights and activations.")] = Dtype.int16,
+    model: Model = None,
+    factory: Factory = None,
+    model_arg: FactoryArgs = None,
+    input_: Inputs = None,
+    preprocess: Preprocess = None,
+    observer: Annotated[str, typer.Option("--observer", help="How ranges are found.")] = "min_max",
+    per_channel: Annotated[bool, typer.Option("--per-channel", help="One weight scale per output channel.")] = False,
+    first_conv: Annotated[
+        bool, typer.Option("--first-conv", help="Let the first convolution take raw pixels and normalize them.")
+    ] = False,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", help="Keep layers in float: a module path or pattern; repeatable.")
+    ] = None,
+    force: Force = False,
+    overwrite: Overwrite = False,
+    run_pickled_code: RunPickled = False,
+) -> None:
+    """Find scales with the device's own numerics; write encodings, device weights, QDQ ONNX and a report per layer."""
+    from porter import api
+    from porter.files import check_output
+    from porter.report.quantization import print_quantized
+
+    check_output(output, overwrite, files(model, calibration))
+    with counter("calibrating") as count:
+        made = api.quantize(
+            model, target, calibration, input_, dtype=dtype.value, preprocess=preprocess, force=force,
+            progress=count, observer=observer, per_channel=per_channel, first_conv=first_conv, skip=skip or (),
+            loading=loading(factory, model_arg, run_pickled_code),
+        )  # fmt: skip
+    made.save(output, overwrite=overwrite)
+    out = console()
+    print_quantized(out, made)
+    out.print(f"wrote {output}")
+    raise typer.Exit(0 if made.ok else 1)
