@@ -12,30 +12,17 @@ import gc
 import os
 import signal
 import sys
+from importlib import import_module
 from types import FrameType
 
-from porter.cli import lists, port, quantize
 from porter.cli.app import app
 from porter.errors import PorterError
 
 __all__ = ["app", "main", "run"]
 
-#: The commands in the order of ``porter --help``.
-_ORDER = (
-    "check",
-    "rewrite",
-    "quantize",
-    "emit",
-    "port",
-    "resave",
-    "targets",
-    "rewrites",
-    "explain",
-    "version",
-)
-app.registered_commands.sort(
-    key=lambda command: _ORDER.index(command.name or getattr(command.callback, "__name__", ""))
-)
+#: The modules with commands, in the order of ``porter --help``; importing one registers its commands.
+for _module in ("port", "quantize", "lists"):
+    import_module(f"porter.cli.{_module}")
 
 #: Packages that only some jobs need, and the extra of this distribution that brings each.
 _EXTRAS = {"torch": "torch", "PIL": "images"}
