@@ -12,7 +12,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from porter.api import Ported, Rewritten, check, emit, port, quantize, resave, rewrite, save, verify
+from porter.api import Ported, Rewritten, check, debug, emit, port, quantize, resave, rewrite, save, verify
 from porter.errors import PorterError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Finding", "Graph", "OpReport", "Ported", "PorterError", "Report", "Rewritten", "Target",
-    "check", "emit", "load", "port", "quantize", "resave", "rewrite", "save", "verify",
+    "check", "debug", "emit", "load", "port", "quantize", "resave", "rewrite", "save", "verify",
 ]  # fmt: skip
 
 _LATER = {
@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """`porter.rewrite`, `verify`, `quantize` and `emit` are functions here and modules to import from.
+    """`porter.rewrite`, `verify`, `quantize`, `debug` and `emit` are functions here and modules to import from.
 
     The import system binds a submodule to its package's attribute when it is first imported; that must not replace the
     function of the same name.

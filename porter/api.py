@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from porter.checkpoint import ResaveReport
+    from porter.debug import Dump, Parting
     from porter.emit.bundle import Bundle
     from porter.findings import Report
     from porter.graph import Graph
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from porter.verify import Evidence
 
 __all__ = [
-    "Ported", "Rewritten", "check", "emit", "port", "quantize", "resave", "rewrite", "save", "verify",
+    "Ported", "Rewritten", "check", "debug", "emit", "port", "quantize", "resave", "rewrite", "save", "verify",
 ]  # fmt: skip
 
 Progress = Callable[[str], None]
@@ -180,6 +181,51 @@ def verify(
     reference, other = load(before, inputs), load(after, inputs)
     taps = [out.name for op in reference.ops() for out in op.outputs if out.shape is not None]
     return verify(reference, other, _samples(reference, data, samples, seed), taps, tolerance, progress)
+
+
+def debug(
+    reference: Any,
+    other: Any,
+    inputs: Any = None,
+    *,
+    data: Any = None,
+    preprocess: Any = None,
+    order: Any = None,
+    min_sqnr: float = 20.0,
+    samples: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **loading: Any,
+) -> Parting:
+    """Find the first tensor at which two models part; see :func:`porter.debug.find_parting`.
+
+    Args:
+        reference, other: models (see the module), or paths of ``.npz`` dumps: tensors by name.
+        inputs, loading: as for :func:`check`, for both.
+        data: inputs to run on, as :func:`porter.data.open_data` takes them; else ``samples`` random ones by ``seed``.
+        preprocess: a TOML that says how images become inputs (needed for a folder of images).
+        order: for two dumps, the model whose order of computation and lines are used.
+        min_sqnr: in dB; a tensor under it parts.
+        progress: called with a short text at each step.
+
+    Raises:
+        PorterError: PT470 to PT472; a model or an option is wrong.
+    """
+    from porter.debug import Dump, find_parting
+    from porter.loading import load
+
+    def side(given: Any) -> Graph | Dump:
+        if isinstance(given, (str, Path)) and Path(given).suffix == ".npz":
+            return Dump(given)
+        return load(given, inputs, **loading)
+
+    sides = side(reference), side(other)
+    graphs = [one for one in sides if not isinstance(one, Dump)]
+    along = load(order, inputs, **loading) if order is not None else None
+    # A dump is of one particular input: random ones would only seem to be compared.
+    count = samples if len(graphs) == 2 and data is None else 0
+    feeds = _samples(graphs[0], data, count, seed, preprocess) if graphs else ()
+    return find_parting(*sides, feeds, order=along, min_sqnr=min_sqnr, progress=progress)
 
 
 def quantize(
@@ -364,11 +410,11 @@ def _say_sample(say: Progress, dtype: str, done: int, total: int) -> None:
     say(f"{dtype}: sample {done} of {total}")
 
 
-def _samples(graph: Graph, data: Any, count: int, seed: int) -> Iterable[Sequence[Array]]:
+def _samples(graph: Graph, data: Any, count: int, seed: int, preprocess: Any = None) -> Iterable[Sequence[Array]]:
     from porter.data import open_data, random_inputs
 
     if data is not None:
-        yield from open_data(data, graph.inputs)
+        yield from open_data(data, graph.inputs, preprocess)
     if count:
         yield from random_inputs(graph.inputs, count, seed)
 

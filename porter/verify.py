@@ -14,7 +14,7 @@ from porter.errors import PorterError
 from porter.graph import Graph
 from porter.ops import Array, Value
 
-__all__ = ["Evidence", "TensorError", "compare", "verify"]
+__all__ = ["Evidence", "TensorError", "batches", "compare", "verify"]
 
 #: The largest difference a rewritten model may show, as a share of the output's range.
 DEFAULT_TOLERANCE = 1e-4
@@ -184,7 +184,7 @@ def verify(
     for sample in inputs:
         evidence.inputs += 1
         say(f"comparing on input {evidence.inputs}")
-        for part, names in enumerate(_batches(wanted)):
+        for part, names in enumerate(batches(wanted)):
             reference = before.run(sample, names)
             computed = after.run(sample, [name for name in names if name in mine])
             later = iter(computed[len(outputs) :])
@@ -204,7 +204,7 @@ def _add(error: TensorError, a: Array, b: Array) -> None:
         raise PorterError("PT331", f"the models cannot be compared: {problem}") from None
 
 
-def _batches(values: Sequence[Value]) -> Iterator[list[str]]:
+def batches(values: Sequence[Value]) -> Iterator[list[str]]:
     """Names in groups whose tensors fit in the memory set aside for taps; at least one group, maybe empty."""
     group: list[str] = []
     size = 0
