@@ -56,6 +56,10 @@ __all__ = [
 Certainty = Literal["certain", "likely", "unknown"]
 Verdict = Literal["native", "host", "unsupported", "unknown"]
 Device = Literal["accelerator", "host", "none"]
+Scheme = Literal["symmetric", "asymmetric"]
+Flow = Literal["operands", "tensors"]
+BiasDtype = Literal["float32", "int32"]
+Granularity = Literal["tensor", "channel"]
 
 
 # -- what a target says ------------------------------------------------------------------------------------------
@@ -124,17 +128,32 @@ class FirstConv:
 
 @dataclass(frozen=True, slots=True)
 class Quantization(Section):
-    """The numerics of quantization: ``q = clamp(round(x * scale), qmin, qmax)`` with ``scale = qmax / absmax``.
+    """The numerics of quantization: ``q = clamp(round(x / step) + zero_point, qmin, qmax)``.
 
-    ``scheme`` is ``"symmetric"`` or ``"asymmetric"``; ``scale`` the formula of the stored scale, ``"qmax/absmax"`` (a
-    multiplier) or ``"absmax/qmax"`` (a step); ``zero_absmax_scale`` the stored scale of a tensor of zeros.
-    ``rounding`` is ``"half_even"`` or ``"half_away"``. ``quantized_ops`` must be quantized to run, except for the
-    convolutions for which ``float_when`` holds (an expression over their facts); everything else computes in float.
-    ``per_channel_axis`` is the axis of the weight; ``per_tensor_ops`` must not be quantized per channel. ``modes`` are
-    the device's own numbers for the ways to quantize.
+    ``scheme`` is ``"symmetric"`` or ``"asymmetric"``, of activations; ``weight_scheme`` of weights. ``scale`` is the
+    formula of the stored scale of a symmetric tensor: ``"qmax/absmax"`` (a multiplier: the step is its inverse),
+    ``"absmax/qmax"`` (the step), ``"absmax/-qmin"`` (the step, one part in 128 of a threshold), ``"power_of_two"`` (the
+    step is 2**position); an asymmetric step is ``(max - min) / (qmax - qmin)`` of a range widened to hold 0.
+    ``zero_absmax_scale`` is the stored scale of a tensor of zeros. ``rounding`` is ``"half_even"``, ``"half_away"`` or
+    ``"half_up"``.
+
+    ``flow`` says what is an integer: with ``"operands"`` only the operands of ``quantized_ops`` are, and their results
+    are floats; with ``"tensors"`` every tensor between them is, and results are requantized. ``widths`` are the widths
+    to choose from: for each name the dtype of weights and of activations (default: every signed dtype of ``qmax`` for
+    both). ``quantized_ops`` must be quantized to run in integers, except for the convolutions for which ``float_when``
+    holds (an expression over their facts); everything else computes in float. In the flow of tensors, ``passive_ops``
+    are computed in integers without a scale of their own: operands and result share one. ``fused_followers`` are
+    computed inside the convolution or matrix product before them, without a requantization in between.
+    ``table_ops`` are computed by looking up a table.
+
+    ``per_channel_axis`` is the axis of the weight (None: one scale a weight); ``weight_granularity`` what is chosen
+    where the user does not say; ``per_tensor_ops`` must not be quantized per channel. ``modes`` are the device's own
+    numbers for the ways to quantize. ``bias`` is ``"float32"`` or ``"int32"`` (of step input step * weight step).
+    ``output_dtypes`` are those that the result of a convolution or matrix product can have: with ``"int32"`` or
+    ``"float32"`` among them, one that no integer op reads is not requantized.
     """
 
-    scheme: str
+    scheme: Scheme
     qmax: Mapping[str, int]
     qmin: Mapping[str, int]
     scale: str
@@ -149,10 +168,18 @@ class Quantization(Section):
     output_dtypes: tuple[str, ...] = ("float32",)
     calibration: tuple[str, ...] = ("minmax",)
     first_conv: FirstConv | None = None
+    weight_scheme: Scheme = "symmetric"
+    flow: Flow = "operands"
+    widths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    passive_ops: tuple[str, ...] = ()
+    fused_followers: tuple[str, ...] = ()
+    table_ops: tuple[str, ...] = ()
+    bias: BiasDtype = "float32"
+    weight_granularity: Granularity = "tensor"
 
     @property
     def symmetric(self) -> bool:
-        """Whether there is no zero point."""
+        """Whether activations have no zero point."""
         return self.scheme == "symmetric"
 
     def quantizes(self, op: Op) -> bool:
@@ -226,7 +253,8 @@ class OpSupport:
     ``names`` are the vendor's own names, where they differ from the kind's. ``device`` is where it runs:
     ``"accelerator"``, ``"host"``, or ``"none"``. ``dtypes`` are those of every operand and result (default:
     ``runtime.dtypes``), ``operand_dtypes`` those of an operand by its name, ``output_dtypes`` one list for each result.
-    ``const_inputs`` must be constants. Where ``certainty`` is ``"unknown"`` the verdict is ``unknown``.
+    ``const_inputs`` must be constants. Where ``certainty`` is ``"unknown"`` the verdict is ``unknown``. ``quantized``
+    are the dtypes of activations with which the kind has an integer form, where it has fewer than the target's widths.
     """
 
     kind: str
@@ -240,6 +268,7 @@ class OpSupport:
     certainty: Certainty = "certain"
     source: str = ""
     note: str = ""
+    quantized: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

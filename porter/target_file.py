@@ -144,6 +144,7 @@ _OP_KEYS: dict[str, Any] = {
     "certainty": Certainty,
     "source": str | tuple[str, ...],
     "note": str,
+    "quantized": tuple[str, ...],
 }
 
 
@@ -204,7 +205,7 @@ class _Layer:
             fits = next((arm for arm in kinds if isinstance(value, _outer(arm))), kinds[0])
             self.typed(value, fits, key)
         elif origin is Literal:
-            self.one_of(value, get_args(hint), key, "value")
+            self.one_of(value, get_args(hint), key, f"value of {_dotted(key)}")
         elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
             keys = get_type_hints(hint)
             self.table(value, key, keys, _dotted(key))
@@ -482,19 +483,24 @@ class _Reader:
             self._file.table(about, at, _ABOUT_KEYS, "what is said about a value")
             said[key] = About(*self.cited(about, at), about.get("note", ""))
         into.sections.setdefault(name, {}).update(values)
-        self._names_in_section(name, values)
+        self._names_in_section(name, values, into)
 
-    def _names_in_section(self, name: str, values: Mapping[str, Any]) -> None:
+    def _names_in_section(self, name: str, values: Mapping[str, Any], into: _Merged) -> None:
         for key in ("dtypes", "output_dtypes", "qmax", "qmin"):
             for i, dtype in enumerate(values.get(key, ())):
                 self._file.one_of(dtype, _DTYPES, (name, key, dtype if key in ("qmax", "qmin") else i), "dtype")
-        for key in ("quantized_ops", "per_tensor_ops", "ops"):
+        for width, dtypes in values.get("widths", {}).items():
+            at = (name, "widths", width)
+            if len(dtypes) != 2:
+                self._file.fail(at, f"{width} must be [dtype of weights, dtype of activations]")
+            for i, dtype in enumerate(dtypes):
+                self._file.one_of(dtype, into.sections[name].get("qmax", {}), (*at, i), "dtype in qmax")
+        for key in ("quantized_ops", "per_tensor_ops", "passive_ops", "fused_followers", "table_ops", "ops"):
             for i, kind in enumerate(values.get(key, ())):
                 self._kind(kind, (name, key, kind if key == "ops" else i))
         choices = {
-            "scheme": ("symmetric", "asymmetric"),
-            "scale": ("qmax/absmax", "absmax/qmax"),
-            "rounding": ("half_even", "half_away"),
+            "scale": ("qmax/absmax", "absmax/qmax", "absmax/-qmin", "power_of_two"),
+            "rounding": ("half_even", "half_away", "half_up"),
         }
         for key, names in choices.items():
             if name == "quantization" and key in values:
@@ -541,10 +547,12 @@ class _Reader:
             file.one_of(name, operands, (*key, "const_inputs", i), f"operand of {kind}")
         for name in table.get("operand_dtypes", {}):
             file.one_of(name, operands, (*key, "operand_dtypes", name), f"operand of {kind}")
-        for name, listed in (("dtypes", [table.get("dtypes", ())]), ("output_dtypes", table.get("output_dtypes", ()))):
-            for i, dtypes in enumerate(listed):
-                for n, dtype in enumerate(dtypes):
-                    file.one_of(dtype, _DTYPES, (*key, name, n) if name == "dtypes" else (*key, name, i, n), "dtype")
+        for name in ("dtypes", "quantized"):
+            for n, dtype in enumerate(table.get(name, ())):
+                file.one_of(dtype, _DTYPES, (*key, name, n), "dtype")
+        for i, dtypes in enumerate(table.get("output_dtypes", ())):
+            for n, dtype in enumerate(dtypes):
+                file.one_of(dtype, _DTYPES, (*key, "output_dtypes", i, n), "dtype")
         for name, dtypes in table.get("operand_dtypes", {}).items():
             for n, dtype in enumerate(dtypes):
                 file.one_of(dtype, _DTYPES, (*key, "operand_dtypes", name, n), "dtype")
@@ -563,6 +571,7 @@ class _Reader:
             certainty,
             source,
             table.get("note", ""),
+            tuple(table.get("quantized", ())),
         )
 
     def _limit(self, kind: str, limit: Any, key: tuple[Key, ...], shared: Mapping[str, Any]) -> Limit:

@@ -28,34 +28,39 @@ __all__ = [
     "Rounding",
     "ScaleRule",
     "absmax_of",
+    "along",
+    "asymmetric_of",
     "conv2d_float",
-    "conv2d_integer",
     "dequantize",
     "fake_quantize",
-    "linear_integer",
     "position_of",
     "qrange",
     "quantize",
+    "requantize",
+    "round_ratio",
     "round_to",
     "step_of",
     "stored_scale",
 ]
 
-Dtype = Literal["int8", "int16"]
+Dtype = Literal["int8", "int16", "uint8", "uint16"]
 #: half_even: IEEE, numpy, ONNX, torch; half_away: C's round(); half_up: floor(x + 0.5).
 Rounding = Literal["half_even", "half_away", "half_up"]
-#: absmax: step absmax / qmax (torch_mlu's files); power_of_two: step 2**position only.
-ScaleRule = Literal["absmax", "power_of_two"]
+#: absmax: step absmax / qmax (torch_mlu's files); negative: step absmax / -qmin (Horizon's threshold / 128);
+#: power_of_two: step 2**position only.
+ScaleRule = Literal["absmax", "negative", "power_of_two"]
 
 #: Bits of each quantized dtype.
-BITS: dict[Dtype, int] = {"int8": 8, "int16": 16}
+BITS: dict[Dtype, int] = {"int8": 8, "int16": 16, "uint8": 8, "uint16": 16}
 
 #: Largest number of int16 products that a float64 sum holds exactly: 2**53 / 2**30.
 _EXACT_TERMS = {"int8": 2**39, "int16": 2**23}
 
 
 def qrange(dtype: Dtype) -> tuple[int, int]:
-    """(qmin, qmax) of a signed dtype: (-128, 127) or (-32768, 32767)."""
+    """(qmin, qmax): (-128, 127) of int8, (0, 255) of uint8, and so for 16 bits."""
+    if dtype.startswith("u"):
+        return 0, (1 << BITS[dtype]) - 1
     half = 1 << (BITS[dtype] - 1)
     return -half, half - 1
 
@@ -77,7 +82,7 @@ def position_of(absmax: float, dtype: Dtype) -> int:
 
 
 def step_of(absmax: Array | float, dtype: Dtype, rule: ScaleRule = "absmax") -> NDArray[np.float32]:
-    """The step of symmetric quantization of [-absmax, absmax]: float32, shaped as ``absmax``.
+    """The step of symmetric quantization of [-absmax, absmax] to a signed dtype: float32, shaped as ``absmax``.
 
     An absmax of 0 gives 1.0. A step that float32 cannot hold as a normal number (absmax under about 4e-34)
     also gives
@@ -86,10 +91,30 @@ def step_of(absmax: Array | float, dtype: Dtype, rule: ScaleRule = "absmax") -> 
     values = np.asarray(absmax, np.float64)
     if rule == "power_of_two":
         steps = np.vectorize(lambda a: 2.0 ** position_of(float(a), dtype), otypes=[np.float64])(values)
+    elif rule == "negative":
+        steps = values / -qrange(dtype)[0]
     else:
-        steps = values / qrange(dtype)[1]
+        low, high = qrange(dtype)
+        steps = values / (-low if rule == "threshold" else high)
     small = (values <= 0) | (steps < np.finfo(np.float32).tiny)
     return cast(NDArray[np.float32], np.where(small, 1.0, steps).astype(np.float32))
+
+
+def asymmetric_of(minimum: float, maximum: float, dtype: Dtype) -> tuple[np.float32, int]:
+    """(step, zero point) of a range that is first widened to hold 0: step ``(max - min) / (qmax - qmin)``, zero point
+    ``round(qmin - min / step)``, clamped to the dtype.
+
+    A real 0 is a whole number of steps from every quantized value, so that padding with it is exact. An empty range, or
+    one whose step float32 cannot hold as a normal number, gives the step 1.0. (ONNX, DynamicQuantizeLinear, has the same
+    formula.)
+    """
+    low, high = qrange(dtype)
+    bottom, top = min(float(minimum), 0.0), max(float(maximum), 0.0)
+    step = np.float32((top - bottom) / (high - low))
+    if step < np.finfo(np.float32).tiny:
+        step = np.float32(1.0)
+    zero = int(np.rint(low - bottom / float(step)))
+    return step, min(max(zero, low), high)
 
 
 def stored_scale(absmax: Array | float, dtype: Dtype) -> NDArray[np.float32]:
@@ -115,7 +140,38 @@ def round_to(x: Array, rounding: Rounding) -> Array:
     return cast(Array, whole + np.copysign(np.abs(x - whole) >= 0.5, x))
 
 
-def _along(parameter: Array | float, axis: int | None, rank: int) -> Array:
+def round_ratio(ratio: Array, rounding: Rounding) -> Array:
+    """Float64 quotients of exact integers and scales, rounded to whole numbers.
+
+    What lies within 2**-42 of its size of a half is that half: the arithmetic, and not the numbers, has moved it.
+    """
+    halves = np.floor(ratio) + 0.5
+    near = np.abs(ratio - halves) <= _HALF * np.abs(halves)
+    return round_to(np.where(near, halves, ratio), rounding)
+
+
+def requantize(
+    real: Array,
+    scale: Array | float,
+    dtype: Dtype,
+    *,
+    zero_point: Array | int = 0,
+    axis: int | None = None,
+    rounding: Rounding = "half_even",
+) -> Array:
+    """``clamp(round(real / scale) + zero_point, qmin, qmax)`` of exact float64 values, as an array of ``dtype``.
+
+    Args:
+        real: float64: an integer accumulator times its step.
+        scale: one step, or one for each index along ``axis``.
+    """
+    ratio = np.asarray(real, np.float64) / along(np.asarray(scale, np.float64), axis, np.ndim(real))
+    low, high = qrange(dtype)
+    whole = round_ratio(ratio, rounding) + along(zero_point, axis, np.ndim(real)).astype(np.float64)
+    return cast(Array, np.clip(whole, low, high).astype(dtype))
+
+
+def along(parameter: Array | float, axis: int | None, rank: int) -> Array:
     """A per-channel parameter reshaped to broadcast along ``axis`` of a tensor of ``rank`` axes."""
     array = np.asarray(parameter)
     if axis is None:
@@ -138,16 +194,16 @@ def quantize(
         x: any floating array; computed in float32, as ONNX QuantizeLinear and the device compute it.
         scale: one step, or one for each index along ``axis``.
     """
-    step = _along(np.asarray(scale, np.float32), axis, x.ndim)
-    scaled = round_to(np.asarray(x, np.float32) / step, rounding) + _along(zero_point, axis, x.ndim).astype(np.float32)
+    step = along(np.asarray(scale, np.float32), axis, x.ndim)
+    scaled = round_to(np.asarray(x, np.float32) / step, rounding) + along(zero_point, axis, x.ndim).astype(np.float32)
     low, high = qrange(dtype)
     return cast(Array, np.clip(scaled, low, high).astype(dtype))
 
 
 def dequantize(q: Array, scale: Array | float, *, zero_point: Array | int = 0, axis: int | None = None) -> Array:
     """``(q - zero_point) * scale`` in float32."""
-    zero = _along(zero_point, axis, q.ndim).astype(np.float32)
-    return cast(Array, (q.astype(np.float32) - zero) * _along(np.asarray(scale, np.float32), axis, q.ndim))
+    zero = along(zero_point, axis, q.ndim).astype(np.float32)
+    return cast(Array, (q.astype(np.float32) - zero) * along(np.asarray(scale, np.float32), axis, q.ndim))
 
 
 def fake_quantize(
@@ -162,100 +218,3 @@ def fake_quantize(
     """``dequantize(quantize(x))``: the float32 values that the quantized tensor can hold."""
     q = quantize(x, scale, dtype, zero_point=zero_point, axis=axis, rounding=rounding)
     return dequantize(q, scale, zero_point=zero_point, axis=axis)
-
-
-Pairs = Sequence[tuple[int, int]]
-
-
-def _conv2d(
-    x: Array, weight: Array, stride: Sequence[int], padding: Pairs, dilation: Sequence[int], groups: int
-) -> Array:
-    """Cross-correlation in the dtype of ``x`` and ``weight``, one matrix product a group and image; no bias."""
-    co, ci, kh, kw = weight.shape
-    padded = np.pad(x, [(0, 0), (0, 0), *padding])
-    ho = (padded.shape[2] - (kh - 1) * dilation[0] - 1) // stride[0] + 1
-    wo = (padded.shape[3] - (kw - 1) * dilation[1] - 1) // stride[1] + 1
-    out = np.empty((len(x), co, ho, wo), np.result_type(x, weight))
-    columns = np.empty((ci, kh, kw, ho, wo), x.dtype)
-    per = co // groups
-    for image in range(len(x)):
-        for g in range(groups):
-            channels = padded[image, g * ci : (g + 1) * ci]
-            for u in range(kh):
-                rows = slice(u * dilation[0], u * dilation[0] + (ho - 1) * stride[0] + 1, stride[0])
-                for v in range(kw):
-                    across = slice(v * dilation[1], v * dilation[1] + (wo - 1) * stride[1] + 1, stride[1])
-                    columns[:, u, v] = channels[:, rows, across]
-            kernel = weight[g * per : (g + 1) * per].reshape(per, -1)
-            product = kernel @ columns.reshape(ci * kh * kw, ho * wo)
-            out[image, g * per : (g + 1) * per] = product.reshape(per, ho, wo)
-    return out
-
-
-def conv2d_float(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    *,
-    stride: Sequence[int] = (1, 1),
-    padding: Pairs = ((0, 0), (0, 0)),
-    dilation: Sequence[int] = (1, 1),
-    groups: int = 1,
-) -> Array:
-    """conv2d in the operands' own float dtype: x (N, Ci, H, W), weight (Co, Ci/groups, kh, kw), bias (Co,) or
-    None.
-    """
-    y = _conv2d(x, weight, stride, padding, dilation, groups)
-    return y if bias is None else y + bias.reshape(1, -1, 1, 1)
-
-
-def _rescale(total: Array, x_scale: Array | float, w_scale: Array | float, bias: Array | None, axis: int) -> Array:
-    step = np.asarray(x_scale, np.float64) * np.asarray(w_scale, np.float64)
-    y = total * _along(step, axis if step.ndim else None, total.ndim)
-    if bias is not None:
-        y = y + _along(bias.astype(np.float64), axis, total.ndim)
-    return y.astype(np.float32)
-
-
-def _exact(qx: Array, qw: Array) -> type[np.float64] | type[np.int64]:
-    """The accumulator: float64 (fast, BLAS) while every partial sum is exact in it, int64 beyond."""
-    terms = int(np.prod(qw.shape[1:]))
-    wide = "int16" if "int16" in (str(qx.dtype), str(qw.dtype)) else "int8"
-    return np.float64 if terms <= _EXACT_TERMS[wide] else np.int64
-
-
-def conv2d_integer(
-    qx: Array,
-    qw: Array,
-    bias: Array | None,
-    x_scale: float,
-    w_scale: Array | float,
-    *,
-    stride: Sequence[int] = (1, 1),
-    padding: Pairs = ((0, 0), (0, 0)),
-    dilation: Sequence[int] = (1, 1),
-    groups: int = 1,
-) -> Array:
-    """Symmetric quantized conv2d with exact integer accumulation: ``sum(qx * qw) * x_scale * w_scale +
-    bias``, float32.
-
-    Args:
-        qx: (N, Ci, H, W) int8 or int16.
-        qw: (Co, Ci/groups, kh, kw) int8 or int16.
-        bias: (Co,) float, added after the sum is scaled back (Cambricon adds it in the output's float type),
-            or None.
-        x_scale: the input's step.
-        w_scale: the weight's step, one or (Co,).
-    """
-    wide = _exact(qx, qw)
-    total = _conv2d(qx.astype(wide), qw.astype(wide), stride, padding, dilation, groups)
-    return _rescale(total, x_scale, w_scale, bias, 1)
-
-
-def linear_integer(qx: Array, qw: Array, bias: Array | None, x_scale: float, w_scale: Array | float) -> Array:
-    """Symmetric quantized linear, exact accumulation: qx (..., in), qw (out, in), w_scale one or (out,);
-    float32 (..., out).
-    """
-    wide = _exact(qx, qw)
-    total = qx.astype(wide) @ qw.astype(wide).T
-    return _rescale(total, x_scale, w_scale, bias, total.ndim - 1)

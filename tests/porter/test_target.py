@@ -137,7 +137,7 @@ MISTAKES = [
     ("[[group]]\nkinds = ['add']\n\n[ops.add]\n", 2, "group[0].kinds[0]", "named twice: here and in [ops.add]", None),
     ("[[group]]\ndtypes = ['float32']\n", 1, "group[0]", "lacks 'kinds'", None),
     ("[group]\nkinds = ['add']\n", 1, "group", "[[group]]", None),
-    ("[quantization]\nscheme = 'symetric'\n", 2, "quantization.scheme", "not a scheme", "'symmetric'"),
+    ("[quantization]\nscheme = 'symetric'\n", 2, "quantization.scheme", "not a value of quantization.scheme", "'symmetric'"),
     ("[quantization]\nqmax = { int8 = 127, int99 = 1 }\n", 2, "quantization.qmax.int99", "not a dtype", "'int"),
     (
         "[quantization]\nqmax = { int8 = 127.5 }\n",
