@@ -62,6 +62,18 @@ class Graph(ABC):
         """An independent graph (weights may be shared, they are never written)."""
 
     @abstractmethod
+    def with_constants(self, data: Mapping[str, Array]) -> Graph:
+        """A copy in which the named constants hold other data: weights that changed, under the names they had.
+
+        Args:
+            data: for the name of a constant operand, an array of its shape and dtype as the ops show it.
+
+        Raises:
+            ValueError: a name that is no constant of the graph, another shape or dtype, or a constant that one op reads
+                transposed and another does not.
+        """
+
+    @abstractmethod
     def save(self, path: Path, ledger: Mapping[str, Any] | None = None) -> None:
         """Write the model at ``path`` (already a temporary name), with the origin of each node and the ledger
         inside."""

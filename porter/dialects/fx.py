@@ -296,6 +296,24 @@ class FxGraph(Graph):
         captured = Captured(graph, dict(self.attributes), self._mode, self._in_spec, self._out_spec, self._ranges)
         return FxGraph(captured, self.source, self.ledger)
 
+    def with_constants(self, data: Mapping[str, Array]) -> FxGraph:
+        """See :meth:`Graph.with_constants`."""
+        twin = self.copy()
+        nodes = {value_name(n): n for n in twin.graph.nodes if n.op == "get_attr"}
+        for name, array in data.items():
+            node = nodes.get(name)
+            if node is None:
+                raise ValueError(f"{self.source} has no constant {name!r}")
+            value, tensor = twin._value(node), _from_numpy(array)
+            if (tuple(tensor.shape), dtype_name(tensor.dtype)) != (value.shape, value.dtype):
+                raise ValueError(f"{value!r} cannot hold {array.dtype}{list(array.shape)}")
+            held = twin.attributes[str(node.target)]
+            if isinstance(held, nn.Parameter):
+                tensor = nn.Parameter(tensor, held.requires_grad)
+            twin.attributes[str(node.target)] = tensor
+        twin._changed()
+        return twin
+
     def module(self) -> fx.GraphModule:
         """The model as a plain torch module: parameters and buffers at their paths, ``forward`` as it was captured."""
         root = nn.Module()

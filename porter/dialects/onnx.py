@@ -17,6 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, defs
 
 import porter.dialects.onnx_lift_index
@@ -385,6 +386,35 @@ class OnnxGraph(Graph):
         twin._ops = None
         twin._sessions = {}
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
+        return twin
+
+    def with_constants(self, data: Mapping[str, Array]) -> OnnxGraph:
+        """See :meth:`Graph.with_constants`. A Constant node becomes an initializer."""
+        seen: dict[str, list[Value]] = {}
+        for op in self.ops():
+            for value in op.operands:
+                if value.name in data and value.is_const:
+                    seen.setdefault(value.name, []).append(value)
+        twin = self.copy()
+        model = twin._model
+        for name, array in data.items():
+            shown = seen.get(name)
+            if shown is None:
+                raise ValueError(f"{self.source} has no constant {name!r}")
+            if any((v.shape, v.dtype) != (array.shape, str(array.dtype)) for v in shown):
+                raise ValueError(f"{shown[0]!r} cannot hold {array.dtype}{list(array.shape)}")
+            turned = [v is not self._value(name) for v in shown]  # lifting a Gemm without transB turns its weight
+            if any(turned) and not all(turned):
+                raise ValueError(f"{name} is read both as it is and transposed")
+            own = np.ascontiguousarray(array.T if turned[0] else array)
+            if own.shape != self._value(name).shape:
+                raise ValueError(f"{name} is read in another shape than it is stored in")
+            model.tensors[name] = make_tensor(name, own)
+            twin._values.pop(name, None)
+        model.nodes[:] = [n for n in model.nodes if not (n.op == "Constant" and not n.domain and n.outs[0] in data)]
+        twin._producer = {out: node for node in model.nodes for out in node.outs if out}
+        twin._constants = Constants(twin._read, model.types, twin._producer, model.opset)
+        twin._lifted = {}
         return twin
 
     def _proto(self, without: Iterable[str] = (), origins: bool = False) -> ModelProto:

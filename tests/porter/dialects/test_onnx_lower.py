@@ -45,6 +45,9 @@ class OpsGraph(Graph):
     def copy(self) -> Graph:
         raise NotImplementedError
 
+    def with_constants(self, data: Mapping[str, Array]) -> Graph:
+        raise NotImplementedError
+
     def save(self, path: Path, ledger: Mapping[str, Any] | None = None) -> None:
         raise NotImplementedError
 

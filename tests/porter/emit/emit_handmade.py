@@ -61,5 +61,8 @@ class HandGraph(Graph):
     def copy(self) -> Graph:
         raise NotImplementedError
 
+    def with_constants(self, data: Mapping[str, Array]) -> Graph:
+        raise NotImplementedError
+
     def save(self, path: Path, ledger: Mapping[str, Any] | None = None) -> None:
         raise NotImplementedError
