@@ -14,6 +14,7 @@ import quantize_models as models
 import porter
 from porter.data import Preprocess, open_data
 from porter.errors import PorterError, explain
+from porter.quantize import kernels
 from porter.quantize import numerics as nm
 from porter.quantize.encodings import Encodings
 from porter.quantize.engine import insert, quantize
@@ -39,21 +40,23 @@ def integer_small(made, x):
     """small() with true integers, where it is quantized, written out by hand."""
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in models.small().graph.initializer}
     dtype, encodings = made.encodings.dtype, made.encodings
+    per_channel = encodings.weights["stem"].axis is not None
 
     def layer(path, x, bias, **attrs):
         of_input, of_weight = encodings.input_of(path), encodings.weights[path]
         qx = nm.quantize(x, of_input.step, dtype)
         qw = nm.quantize(tensors[f"{path}.weight"], of_weight.step, dtype, axis=of_weight.axis)
-        scales = float(of_input.step), of_weight.step
-        if path == "fc":
-            return nm.linear_integer(qx, qw, bias, *scales)
-        return nm.conv2d_integer(qx, qw, bias, *scales, **attrs)
+        how = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1, **attrs}
+        total = kernels.multiply(qx, qw.T) if path == "fc" else kernels.convolve(qx, qw, **how)
+        shape = (1, -1, *(1,) * (total.ndim - 2))
+        y = total * (float(of_input.step) * of_weight.step.astype(float).reshape(shape if per_channel else ()))
+        return (y if bias is None else y + bias.reshape(shape)).astype(np.float32)
 
     y = layer("stem", x, tensors["stem.bias"], stride=(2, 2), padding=((1, 1), (1, 1)))
     shape = (1, -1, 1, 1)
     mean, var = tensors["bn.running_mean"].reshape(shape), tensors["bn.running_var"].reshape(shape)
     y = (y - mean) / np.sqrt(var + 1e-5) * tensors["bn.weight"].reshape(shape) + tensors["bn.bias"].reshape(shape)
-    y = nm.conv2d_float(np.maximum(y, 0), tensors["dw.weight"], None, padding=((1, 1), (1, 1)), groups=8)
+    y = kernels.conv2d_float(np.maximum(y, 0), tensors["dw.weight"], None, padding=((1, 1), (1, 1)), groups=8)
     y = layer("left", y, None) + layer("right", y, tensors["right.bias"], padding=((1, 1), (1, 1)), groups=2)
     return layer("fc", y.mean((2, 3)), tensors["fc.bias"])
 
