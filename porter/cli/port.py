@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``porter check``, ``rewrite``, ``emit``, ``port`` and ``resave``."""
+"""``porter rewrite``, ``emit``, ``port`` and ``resave``."""
 
 from __future__ import annotations
 
@@ -37,42 +37,7 @@ from porter.errors import PorterError
 
 if TYPE_CHECKING:
     from porter.api import Rewritten
-    from porter.findings import Report
     from porter.quantize.engine import Quantized
-
-
-@app.command()
-def check(
-    target: TargetName,
-    model: Model = None,
-    factory: Factory = None,
-    model_arg: FactoryArgs = None,
-    input_: Inputs = None,
-    allow: Allow = None,
-    run_pickled_code: RunPickled = False,
-    format_: OutputFormat = Format.text,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every place, not the first few.")] = False,
-) -> None:
-    """Say what the device does not run, why, on which line of your code, and what fixes it."""
-    from porter import api
-    from porter.target import Target
-
-    chosen = Target.load(target)
-    with progress():
-        report = api.check(model, chosen, input_, allow=allow or (), **loading(factory, model_arg, run_pickled_code))
-    print_as(report, chosen.title, format_, verbose)
-    raise typer.Exit(0 if report.ok else 1)
-
-
-def print_as(report: Report, title: str, format_: Format, verbose: bool = False) -> None:
-    if format_ is Format.json:
-        from porter.report.json import to_json
-
-        print(to_json(report))
-    else:
-        from porter.report.text import print_report
-
-        print_report(console(), report, title, verbose)
 
 
 @app.command()

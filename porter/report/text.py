@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,13 +13,19 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from porter.findings import Finding, OpReport, Report, Verdict
+from porter.report.groups import distinct_reasons, grouped, kinds, places, tally
 
 if TYPE_CHECKING:
+    from porter.baseline import Gate
     from porter.emit.bundle import Bundle
     from porter.legalize import Ledger, LedgerEntry
+    from porter.report.formats import Context
     from porter.verify import Evidence
 
-__all__ = ["console", "print_bundle", "print_evidence", "print_findings", "print_ledger", "print_report"]
+__all__ = [
+    "console", "print_bundle", "print_evidence", "print_findings", "print_gate", "print_ledger", "print_report",
+    "to_text",
+]  # fmt: skip
 
 _STYLE: dict[Verdict, str] = {
     "native": "green", "fold": "cyan", "rewrite": "cyan", "host": "yellow", "unsupported": "red", "unknown": "yellow",
@@ -39,20 +44,8 @@ def console(stderr: bool = False) -> Console:
 
 def print_report(out: Console, report: Report, target_title: str, verbose: bool = False) -> None:
     """Print a report: the count of each verdict, then each kind of op that needs something."""
-    out.print(f"[bold]{escape(report.model)}[/] on [bold]{report.target}[/] ({escape(target_title)}): "
-              f"{len(report.ops)} ops")  # fmt: skip
-    if report.ops:
-        counts = "   ".join(f"[{_STYLE[v]}]{v} {n}[/]" for v, n in report.summary.items())
-        out.print(f"  {counts}")
-    for group in _groups(report):
-        if group[0].verdict == "fold":
-            _print_folds(out, group, verbose)
-        else:
-            _print_group(out, group, report, verbose)
-    extra = [f for f in report.findings if not f.kind]
-    if extra:
-        out.print()
-        print_findings(out, extra)
+    _print_head(out, report, target_title)
+    _print_groups(out, report.ops, report.findings, verbose)
     out.print()
     if report.ok:
         out.print(f"[green]{report.target} runs every op as it is.[/]")
@@ -63,59 +56,76 @@ def print_report(out: Console, report: Report, target_title: str, verbose: bool 
         out.print(f"[red]{left} op{'s' * (left != 1)} would be left after `porter rewrite`.[/]")
 
 
-def _groups(report: Report) -> list[list[OpReport]]:
-    groups: dict[tuple[object, ...], list[OpReport]] = {}
-    for op in report.ops:
-        if op.verdict == "fold":
-            groups.setdefault((op.verdict,), []).append(op)
-        elif op.verdict != "native":
-            groups.setdefault((op.verdict, op.kind, op.rewrites), []).append(op)
-    order = ["unsupported", "unknown", "host", "rewrite", "fold"]
-    return sorted(groups.values(), key=lambda g: (order.index(g[0].verdict), -len(g)))
+def print_gate(out: Console, gate: Gate, target_title: str, verbose: bool = False) -> None:
+    """Print a report with a baseline: what is new, and how many findings are known or gone."""
+    _print_head(out, gate.report, target_title)
+    new = [item for item in gate.judged if item.state == "new"]
+    _print_groups(out, [item.op for item in new if item.op], [item.finding for item in new], verbose)
+    out.print()
+    out.print(f"[{'green' if gate.ok else 'red'}]{tally(gate)}[/]")
+
+
+def to_text(gate: Gate, context: Context) -> str:
+    """A report as :func:`print_report` and :func:`print_gate` print it; with colours where ``context`` says so."""
+    out = Console(file=io.StringIO(), force_terminal=context.color, highlight=False, soft_wrap=True, width=160)
+    if gate.baseline is None:
+        print_report(out, gate.report, context.title, context.verbose)
+    else:
+        print_gate(out, gate, context.title, context.verbose)
+    assert isinstance(out.file, io.StringIO)
+    return out.file.getvalue().rstrip("\n")
+
+
+def _print_head(out: Console, report: Report, target_title: str) -> None:
+    out.print(f"[bold]{escape(report.model)}[/] on [bold]{report.target}[/] ({escape(target_title)}): "
+              f"{len(report.ops)} ops")  # fmt: skip
+    if report.ops:
+        counts = "   ".join(f"[{_STYLE[v]}]{v} {n}[/]" for v, n in report.summary.items())
+        out.print(f"  {counts}")
+
+
+def _print_groups(out: Console, ops: Sequence[OpReport], findings: Sequence[Finding], verbose: bool) -> None:
+    fixes: dict[tuple[str, str], str] = {}
+    for f in findings:
+        fixes.setdefault((f.op, f.kind), f.fix)
+    for group in grouped(ops):
+        first = group[0]
+        if first.verdict == "fold":
+            _print_folds(out, group, verbose)
+        else:
+            _print_group(out, group, fixes.get((first.name, first.kind), ""), verbose)
+    extra = [f for f in findings if not f.kind]
+    if extra:
+        out.print()
+        print_findings(out, extra)
 
 
 def _print_folds(out: Console, group: Sequence[OpReport], verbose: bool) -> None:
-    kinds = ", ".join(f"{kind} x{n}" if n > 1 else kind for kind, n in Counter(op.kind for op in group).most_common())
-    out.print(f"\n  [bold]constants[/] x{len(group)}  [{_STYLE['fold']}]fold[/]: {escape(kinds)}")
+    out.print(f"\n  [bold]constants[/] x{len(group)}  [{_STYLE['fold']}]fold[/]: {escape(kinds(group))}")
     if verbose:
-        for reason in _distinct(group):
+        for reason in distinct_reasons(group):
             out.print(f"    {escape(reason)}", style="dim")
     _print_places(out, group, verbose)
 
 
-def _print_group(out: Console, group: Sequence[OpReport], report: Report, verbose: bool) -> None:
+def _print_group(out: Console, group: Sequence[OpReport], fix: str, verbose: bool) -> None:
     first = group[0]
     times = f" x{len(group)}" if len(group) > 1 else ""
     how = f" by {', then '.join(first.rewrites)}" if first.verdict == "rewrite" else ""
-    out.print(f"\n  [bold]{first.kind}[/]{times}  [{_STYLE[first.verdict]}]{first.verdict}[/]{how}")
-    for reason in _distinct(group):
+    out.print(f"\n  [bold]{escape(first.kind)}[/]{times}  [{_STYLE[first.verdict]}]{first.verdict}[/]{how}")
+    for reason in distinct_reasons(group):
         out.print(f"    {escape(reason)}", style="dim")
-    if first.verdict in ("unsupported", "unknown", "host"):
-        fix = next((f.fix for f in report.findings if f.op == first.name and f.kind == first.kind), "")
-        if fix:
-            out.print(f"    fix: {escape(fix)}")
+    if fix and first.verdict in ("unsupported", "unknown", "host"):
+        out.print(f"    fix: {escape(fix)}")
     _print_places(out, group, verbose)
 
 
 def _print_places(out: Console, group: Sequence[OpReport], verbose: bool) -> None:
-    places = [p for p in dict.fromkeys(str(op.origin) for op in group) if p]
-    for text in places if verbose else places[:_PLACES]:
+    named = places(group)
+    for text in named if verbose else named[:_PLACES]:
         out.print(f"    {escape(text)}")
-    if not verbose and len(places) > _PLACES:
-        out.print(f"    and {len(places) - _PLACES} more places (--verbose)")
-
-
-def _distinct(group: Sequence[OpReport]) -> list[str]:
-    """One reason of each sort: the same limit of many ops differs only in their names and numbers."""
-    seen: dict[str, str] = {}
-    for op in group:
-        names = {v.name for v in (*op.op.operands, *op.op.outputs)} - {op.kind} if op.op else set()
-        for reason in op.reasons:
-            sort = reason
-            for name in names:
-                sort = sort.replace(name, "")
-            seen.setdefault(re.sub(r"\d+", "", sort), reason)
-    return list(seen.values())
+    if not verbose and len(named) > _PLACES:
+        out.print(f"    and {len(named) - _PLACES} more places (--verbose)")
 
 
 def print_findings(out: Console, findings: Iterable[Finding]) -> None:
