@@ -207,12 +207,14 @@ class Tolerance(Section):
 @dataclass(frozen=True, slots=True)
 class Performance(Section):
     """Rates for a latency estimate, in 1e12 operations a second by dtype: nominal, and measured. ``bandwidth_gbs`` is
-    that of the device's memory, in 1e9 bytes a second (0: not known).
+    that of the device's memory, in 1e9 bytes a second (0: not known). ``channel_multiple`` is the number of channels
+    that a layer had better be a multiple of (1: not known).
     """
 
     tops: Mapping[str, float] = field(default_factory=dict)
     measured_tops: Mapping[str, float] = field(default_factory=dict)
     bandwidth_gbs: float = 0.0
+    channel_multiple: int = 1
     cores: int | None = None
     wram_kib_per_core: int | None = None
     nram_kib_per_core: int | None = None
