@@ -17,9 +17,9 @@ from porter.graph import Graph
 from porter.usercode import call_by_name, run_user_code
 
 if TYPE_CHECKING:
-    from porter.checkpoint import Checkpoint
+    from porter.checkpoint import Checkpoint, Kind
 
-__all__ = ["InputSpec", "load", "parse_input", "parse_inputs", "parse_model_arg"]
+__all__ = ["InputSpec", "load", "load_module", "parse_input", "parse_inputs", "parse_model_arg"]
 
 #: One input: (name or None for "by position", shape, numpy dtype name or None for the model's own).
 InputSpec = tuple[str | None, tuple[int, ...], str | None]
@@ -125,6 +125,37 @@ def load(
     )  # fmt: skip
 
 
+def load_module(
+    model: Any = None,
+    *,
+    factory: str | Callable[..., Any] | None = None,
+    factory_args: Mapping[str, Any] | None = None,
+    run_pickled_code: bool = False,
+) -> Any:
+    """The ``nn.Module`` itself, where there is one: for work that changes or trains it.
+
+    Args are those of :func:`load`. Returns None for what holds a graph and no module (.onnx, .pt2, TorchScript, a
+    Graph).
+
+    Raises:
+        PorterError: as :func:`load`.
+    """
+    if model is None:
+        if factory is None:
+            raise PorterError("PT503", "no model was given", fix="Name a file, or --model package.module:factory.")
+        return _build(factory, factory_args or {})
+    if isinstance(model, (str, Path)):
+        from porter.checkpoint import kind_of
+
+        kind = kind_of(Path(model))
+        if kind.name in ("onnx", "pt2", "torchscript"):
+            return None
+        return _module_of_file(Path(model), kind, factory, factory_args or {}, run_pickled_code)
+    if "torch" in sys.modules and isinstance(model, sys.modules["torch"].nn.Module):
+        return model
+    return None
+
+
 def _load_file(
     path: Path,
     specs: list[InputSpec],
@@ -132,7 +163,7 @@ def _load_file(
     factory_args: Mapping[str, Any],
     run_pickled_code: bool,
 ) -> Graph:
-    from porter.checkpoint import kind_of, read_checkpoint
+    from porter.checkpoint import kind_of
 
     kind = kind_of(path)
     if kind.name == "onnx":
@@ -143,13 +174,25 @@ def _load_file(
         return FxGraph.load(path, specs, source=path.name, run_pickled_code=run_pickled_code)
     if kind.name == "torchscript":
         return _torchscript(path, specs)
+    return _capture(_module_of_file(path, kind, factory, factory_args, run_pickled_code), specs, path.name)
+
+
+def _module_of_file(
+    path: Path,
+    kind: Kind,
+    factory: str | Callable[..., Any] | None,
+    factory_args: Mapping[str, Any],
+    run_pickled_code: bool,
+) -> Any:
+    from porter.checkpoint import read_checkpoint
+
     if kind.name == "unknown":
         read_checkpoint(path)  # says more exactly what is wrong with the file, such as a pickle that would run code
         raise PorterError("PT503", f"{path} is not a model that porter reads", kind.reason)
     if factory is not None:
         module = _build(factory, factory_args)
         _put_weights(module, read_checkpoint(path), path)
-        return _capture(module, specs, path.name)
+        return module
     if kind.name == "pickled-module" or (kind.name.startswith("checkpoint") and read_checkpoint(path).is_module_pickle):
         if not run_pickled_code:
             raise PorterError(
@@ -157,7 +200,7 @@ def _load_file(
                 "If you trust the file, say --run-pickled-code. Safer: --model package.module:factory, which reads the "
                 "weights only.",
             )  # fmt: skip
-        return _capture(_unpickle(path), specs, path.name)
+        return _unpickle(path)
     raise PorterError(
         "PT505", f"{path} holds weights, and weights alone have no graph", kind.reason,
         "Add --model package.module:factory (a function that returns the nn.Module) and --input name:1x3x640x640.",
