@@ -99,7 +99,7 @@ def check(
     known: Baseline | None = read_baseline(baseline) if baseline else None
     chosen = Target.load(target)
     ok = True
-    for model in models or [None]:
+    for model in named:
         with progress():
             report = api.check(
                 model, chosen, input_, allow=allow or (), **loading(factory, model_arg, run_pickled_code)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from porter.verify import Evidence
 
 __all__ = [
-    "console", "print_bundle", "print_evidence", "print_findings", "print_gate", "print_ledger", "print_report",
-    "to_text",
+    "console", "failed_to_text", "print_bundle", "print_evidence", "print_findings", "print_gate", "print_ledger",
+    "print_report", "to_text",
 ]  # fmt: skip
 
 _STYLE: dict[Verdict, str] = {
@@ -57,21 +57,36 @@ def print_report(out: Console, report: Report, target_title: str, verbose: bool 
 
 
 def print_gate(out: Console, gate: Gate, target_title: str, verbose: bool = False) -> None:
-    """Print a report with a baseline: what is new, and how many findings are known or gone."""
+    """Print what of a report counts, then how many findings are accepted, known or gone."""
     _print_head(out, gate.report, target_title)
     new = [item for item in gate.judged if item.state == "new"]
     _print_groups(out, [item.op for item in new if item.op], [item.finding for item in new], verbose)
     out.print()
-    out.print(f"[{'green' if gate.ok else 'red'}]{tally(gate)}[/]")
+    out.print(f"[{'green' if gate.ok else 'red'}]{escape(tally(gate))}[/]")
 
 
 def to_text(gate: Gate, context: Context) -> str:
-    """A report as :func:`print_report` and :func:`print_gate` print it; with colours where ``context`` says so."""
-    out = Console(file=io.StringIO(), force_terminal=context.color, highlight=False, soft_wrap=True, width=160)
+    """With a baseline :func:`print_gate`, else :func:`print_report`; with colours where ``context`` says so."""
+    out = _text_console(context.color)
     if gate.baseline is None:
         print_report(out, gate.report, context.title, context.verbose)
     else:
         print_gate(out, gate, context.title, context.verbose)
+    return _printed(out)
+
+
+def failed_to_text(gate: Gate, target_title: str) -> str:
+    """What of a report counts, as :func:`print_gate` prints it, for the message of an exception."""
+    out = _text_console(color=False)
+    print_gate(out, gate, target_title)
+    return _printed(out)
+
+
+def _text_console(color: bool) -> Console:
+    return Console(file=io.StringIO(), force_terminal=color, highlight=False, soft_wrap=True, width=160)
+
+
+def _printed(out: Console) -> str:
     assert isinstance(out.file, io.StringIO)
     return out.file.getvalue().rstrip("\n")
 
