@@ -12,6 +12,7 @@ import numpy as np
 
 from porter.findings import Finding, origin_json
 from porter.ops import Array, Origin
+from porter.quantize.distribution import Distribution
 from porter.verify import TensorError
 
 __all__ = ["Columns", "LayerReport", "OutputReport", "QuantizationReport", "column_axis"]
@@ -106,7 +107,9 @@ class LayerReport:
 
     ``single``: the error of its output when it alone is quantized and gets the float model's input (None where porter
     has no reference for the kind, or the layer stays in float). ``accumulated``: the error of its output in the whole
-    quantized model, everything before it included.
+    quantized model, everything before it included. ``width``: the name of the width it is quantized to.
+    ``weight_ranges``: what the weight's scale, or each channel's, can represent. ``inputs`` and ``weights``: how the
+    values lie, the inputs over the samples that were compared.
     """
 
     path: str
@@ -118,6 +121,10 @@ class LayerReport:
     weight_scale: tuple[float, float]
     single: TensorError | None = None
     accumulated: TensorError | None = None
+    width: str = ""
+    weight_ranges: tuple[tuple[float, float], ...] = ()
+    inputs: Distribution | None = None
+    weights: Distribution | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -128,6 +135,10 @@ class LayerReport:
             "input_range": list(self.input_range),
             "input_scale": self.input_scale,
             "weight_scale": list(self.weight_scale),
+            "width": self.width,
+            "weight_ranges": [list(pair) for pair in self.weight_ranges],
+            "input_values": None if self.inputs is None else self.inputs.to_json(),
+            "weight_values": None if self.weights is None else self.weights.to_json(),
             "single": None if self.single is None else self.single.to_json(),
             "accumulated": None if self.accumulated is None else self.accumulated.to_json(),
         }
