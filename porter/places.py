@@ -16,6 +16,9 @@ __all__ = ["Places"]
 
 #: A tail of fewer parts than this (``utils.py``) would match by chance.
 _MIN_PARTS = 2
+#: A source file lies no deeper than this below the root; a hostile path of thousands of parts costs no more.
+_MAX_PARTS = 24
+_MAX_LENGTH = 4096
 #: Larger files are not source that somebody wrote.
 _MAX_BYTES = 4 << 20
 
@@ -51,6 +54,8 @@ class Places:
         return self._found[origin.file]
 
     def _search(self, recorded: str) -> str | None:
+        if len(recorded) > _MAX_LENGTH:
+            return None
         if (here := self.relative(recorded)) is not None:
             return here
         kind = PureWindowsPath if "\\" in recorded else PurePosixPath
@@ -58,13 +63,13 @@ class Places:
         parts = path.parts[1:] if path.anchor else path.parts
         if ".." in parts:
             return None
-        tails = (parts[start:] for start in range(len(parts) - _MIN_PARTS + 1))
+        tails = (parts[start:] for start in range(max(0, len(parts) - _MAX_PARTS), len(parts) - _MIN_PARTS + 1))
         return next((here for tail in tails if (here := self.relative(Path(*tail))) is not None), None)
 
     def text(self, origin: Origin) -> str:
         """The source line of an origin with runs of white space made one space; "" where it cannot be had."""
         here = self.find(origin)
-        if here is None or not origin.line:
+        if here is None or not origin.line or origin.line < 1:
             return ""
         if here not in self._lines:
             self._lines[here] = self._read(here)

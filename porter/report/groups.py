@@ -111,7 +111,7 @@ def located(gate: Gate, paths: Places) -> list[Located]:
     for item in gate.judged:
         f, op = item.finding, item.op
         path = paths.find(f.origin)
-        line = f.origin.line if path else None
+        line = f.origin.line if path and f.origin.line and f.origin.line > 0 else None
         place = (path, line) if path else (f.origin.file, f.origin.line, f.origin.module)
         if op is not None and op.verdict == "fold":
             says: tuple[object, ...] = ("fold",)
