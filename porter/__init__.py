@@ -16,6 +16,7 @@ from porter.api import Ported, Rewritten, check, debug, emit, port, quantize, re
 from porter.errors import PorterError
 
 if TYPE_CHECKING:
+    from porter.compress.prune import prune
     from porter.findings import Finding, OpReport, Report
     from porter.graph import Graph
     from porter.loading import load
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Finding", "Graph", "OpReport", "Ported", "PorterError", "Report", "Rewritten", "Target",
-    "check", "debug", "emit", "load", "port", "quantize", "resave", "rewrite", "save", "verify",
+    "check", "debug", "emit", "load", "port", "prune", "quantize", "resave", "rewrite", "save", "verify",
 ]  # fmt: skip
 
 _LATER = {
     "Finding": "porter.findings", "OpReport": "porter.findings", "Report": "porter.findings",
     "Graph": "porter.graph", "Target": "porter.target", "load": "porter.loading",
+    "prune": "porter.compress.prune",
 }  # fmt: skip
 
 

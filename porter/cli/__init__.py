@@ -21,11 +21,11 @@ from porter.errors import PorterError
 __all__ = ["app", "main", "run"]
 
 #: The modules with commands, in the order of ``porter --help``; importing one registers its commands.
-for _module in ("check", "port", "diff", "quantize", "debug", "lists"):
+for _module in ("check", "port", "diff", "quantize", "prune", "debug", "scale", "lists"):
     import_module(f"porter.cli.{_module}")
 
 #: Packages that only some jobs need, and the extra of this distribution that brings each.
-_EXTRAS = {"torch": "torch", "PIL": "images"}
+_EXTRAS = {"torch": "torch", "PIL": "images", "optuna": "scale", "matplotlib": "plots"}
 
 
 class _Interrupted(BaseException):

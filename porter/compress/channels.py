@@ -420,7 +420,7 @@ class _Walk:
         parts = [layout.picked(slice(end - size, end)) for size, end in zip(sizes, ends.tolist(), strict=True)]
         if not written:
             self.channels.equal.append(tuple(part.atoms for part in parts))
-        return all([self.set(out, part) for out, part in zip(op.outputs, parts, strict=True)])
+        return all(self.set(out, part) for out, part in zip(op.outputs, parts, strict=True))
 
     def slice(self, op: Op) -> bool:
         layout = self.layout(op.inputs[0])
@@ -473,7 +473,11 @@ class _Walk:
             if prod(new[:axis]) != before or extent % len(layout.atoms) or (extent == 1 and len(layout.atoms) == 1):
                 continue
             repeats = extent // len(layout.atoms)
-            if behind % repeats == 0 and repeats * prod(new[axis + 1 :]) == behind and _runs(old.shape, layout, repeats):
+            if (
+                behind % repeats == 0
+                and repeats * prod(new[axis + 1 :]) == behind
+                and _runs(old.shape, layout, repeats)
+            ):
                 atoms, judged = np.repeat(layout.atoms, repeats), np.repeat(layout.judged, repeats)
                 return self.set(op.outputs[0], _Layout(axis, atoms, judged))
         return False

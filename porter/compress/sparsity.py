@@ -127,7 +127,7 @@ class GammaHistory:
 
 
 class SparseTraining:
-    """The L1 penalty of one training run.
+    """The L1 penalty of one training run. ``parameters`` are the gammas that it acts on.
 
     Args:
         model: the module in training.
@@ -142,13 +142,13 @@ class SparseTraining:
         if not 0 < strength < float("inf"):
             raise PorterError("PT606", f"the strength of a penalty is a positive number, not {strength:g}")
         layers = gamma_layers(model)
-        self._gammas = [layer.weight for name, layer in layers.items() if name not in skip]
+        self.parameters = [layer.weight for name, layer in layers.items() if name not in skip]
         self.strength = strength
         self.history = GammaHistory(strength, top=1.25 * float(np.abs(self._values()).max(initial=1e-6)))
 
     def step(self) -> None:
         """Add the penalty's subgradient to the gradients; call it after ``backward`` and before the optimizer."""
-        for gamma in self._gammas:
+        for gamma in self.parameters:
             if gamma.grad is not None:
                 gamma.grad.add_(gamma.detach().sign(), alpha=self.strength)
 
@@ -157,4 +157,4 @@ class SparseTraining:
         self.history.add(epoch, self._values())
 
     def _values(self) -> npt.NDArray[np.float32]:
-        return np.concatenate([gamma.detach().float().cpu().numpy().ravel() for gamma in self._gammas])
+        return np.concatenate([gamma.detach().float().cpu().numpy().ravel() for gamma in self.parameters])

@@ -112,7 +112,7 @@ def removed_constants(
 
 
 def _mixes(layer: Layer) -> bool:
-    return layer.kind.startswith("conv") and not layer.depthwise or layer.kind == "linear"
+    return (layer.kind.startswith("conv") and not layer.depthwise) or layer.kind == "linear"
 
 
 @torch.no_grad()
@@ -154,7 +154,8 @@ def _shift(module: Any, layer: Layer, values: Tensor) -> Tensor:
     """What constant inputs add to each output: the constants times the kernel's sums, (out channels,) float64."""
     weight = module.weight.double()
     if isinstance(module, nn.Linear):
-        return weight @ values
+        by_feature: Tensor = weight @ values
+        return by_feature
     kernel = weight.flatten(2).sum(2)
     if layer.kind.startswith("conv_transpose"):
         # Each output of a transposed convolution sees a part of the kernel only, depending on its place.
