@@ -11,7 +11,7 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,images,example,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,images,example,scale,dev]'
 	touch $@
 
 demo: $(READY)  ## port YOLOX-nano to the MLU270 at int16 and show what happened

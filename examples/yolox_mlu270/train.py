@@ -14,6 +14,7 @@ import copy
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,27 @@ def save(content: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
 
 
+def iterations(
+    model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, data: Shapes, first: int, steps: int
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """Train ``model`` and its ``average`` in place; after each iteration, how many are done and its losses."""
+    grids, strides = grids_and_strides([(SIZE // s, SIZE // s) for s in STRIDES], torch.float32)
+    for step in range(first, steps):
+        images, targets = load_batch(data, step * BATCH)
+        late = step >= steps * 4 // 5
+        if late:
+            _freeze_statistics(model)
+        loss = yolox_loss(model(images), grids, strides, targets, use_l1=late)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps)
+        optimizer.zero_grad()
+        loss["total"].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        update_average(average, model, step)
+        yield step + 1, loss
+
+
 def train(steps: int, out: Path, state: Path, resume: Path | None, seed: int) -> dict[str, float]:
     """Train, save the averaged weights to ``out``, and return their metrics on the validation split."""
     torch.manual_seed(seed)
@@ -101,23 +123,10 @@ def train(steps: int, out: Path, state: Path, resume: Path | None, seed: int) ->
         optimizer.load_state_dict(saved["optimizer"])
         first, spent = saved["step"], saved["seconds"]
     data = Shapes("train", seed)
-    grids, strides = grids_and_strides([(SIZE // s, SIZE // s) for s in STRIDES], torch.float32)
     print(f"{steps} iterations of {BATCH}, backgrounds: {data.backgrounds}, from {first}", flush=True)
     begin = time.monotonic() - spent
-    for step in range(first, steps):
-        images, targets = load_batch(data, step * BATCH)
-        late = step >= steps * 4 // 5
-        if late:
-            _freeze_statistics(model)
-        loss = yolox_loss(model(images), grids, strides, targets, use_l1=late)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
-        optimizer.zero_grad()
-        loss["total"].backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
-        update_average(average, model, step)
-        done, seconds = step + 1, time.monotonic() - begin
+    for done, loss in iterations(model, average, optimizer, data, first, steps):
+        seconds = time.monotonic() - begin
         if done % 20 == 0:
             parts = "  ".join(f"{key} {value.item():.3f}" for key, value in loss.items())
             print(f"{done:5d}  {seconds:7.1f} s  {parts}", flush=True)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 Decode = Literal["modern", "legacy", "none"]
+Rounding = Literal["upstream", "consistent"]
 STRIDES = (8, 16, 32)
 
 # depth and width multipliers, and whether 3x3 convolutions are depthwise separable (upstream: exps/default/)
@@ -37,6 +38,18 @@ SIZES: dict[str, tuple[float, float, bool]] = {
     "l": (1.00, 1.00, False),
     "x": (1.33, 1.25, False),
 }
+
+
+def scaled_channels(channels: int, width: float, rounding: Rounding) -> int:
+    """How many channels a layer of ``channels`` (a multiple of 64) has at a width multiplier.
+
+    ``upstream`` cuts the product itself, each layer on its own. The backbone multiplies the cut width of its first
+    layer, so where 64 * width is not whole the neck expects other channels than the backbone gives. ``consistent``
+    multiplies ceil(64 * width) everywhere, which fits at any width and is the same where 64 * width is whole.
+    """
+    if rounding == "upstream":
+        return int(channels * width)
+    return math.ceil(64 * width - 1e-9) * (channels // 64)  # 64 * 0.14 * 5 is 44.800000000000004 to a computer
 
 
 class BaseConv(nn.Module):
@@ -126,9 +139,9 @@ class SPPBottleneck(nn.Module):
 class CSPDarknet(nn.Module):
     """The backbone. Returns the maps of strides 8, 16 and 32."""
 
-    def __init__(self, depth: float, width: float, conv: ConvFactory) -> None:
+    def __init__(self, depth: float, width: float, conv: ConvFactory, rounding: Rounding) -> None:
         super().__init__()
-        c = int(64 * width)
+        c = scaled_channels(64, width, rounding)
         n = max(round(3 * depth), 1)
         self.stem = Focus(3, c, 3)
         self.dark2 = nn.Sequential(conv(c, 2 * c, 3, 2), CSPLayer(2 * c, 2 * c, n, True, conv))
@@ -149,11 +162,11 @@ class CSPDarknet(nn.Module):
 class YOLOPAFPN(nn.Module):
     """Backbone and path aggregation: a top-down pass, then a bottom-up one, over the three maps."""
 
-    def __init__(self, depth: float, width: float, conv: ConvFactory) -> None:
+    def __init__(self, depth: float, width: float, conv: ConvFactory, rounding: Rounding) -> None:
         super().__init__()
-        c3, c4, c5 = (int(c * width) for c in (256, 512, 1024))
+        c3, c4, c5 = (scaled_channels(c, width, rounding) for c in (256, 512, 1024))
         n = round(3 * depth)
-        self.backbone = CSPDarknet(depth, width, conv)
+        self.backbone = CSPDarknet(depth, width, conv, rounding)
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         self.lateral_conv0 = BaseConv(c5, c4, 1)
         self.C3_p4 = CSPLayer(2 * c4, c4, n, False, conv)
@@ -182,11 +195,12 @@ class YOLOXHead(nn.Module):
         width: the width multiplier.
         conv: factory of a 3 x 3 convolution.
         decode: see the module docstring. It is ignored in training mode, which always returns raw logits.
+        rounding: see :func:`scaled_channels`.
     """
 
-    def __init__(self, num_classes: int, width: float, conv: ConvFactory, decode: Decode) -> None:
+    def __init__(self, num_classes: int, width: float, conv: ConvFactory, decode: Decode, rounding: Rounding) -> None:
         super().__init__()
-        c = int(256 * width)
+        c = scaled_channels(256, width, rounding)
         self.num_classes = num_classes
         self.decode = decode
         self.cls_convs = nn.ModuleList(nn.Sequential(conv(c, c, 3), conv(c, c, 3)) for _ in STRIDES)
@@ -194,7 +208,8 @@ class YOLOXHead(nn.Module):
         self.cls_preds = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for _ in STRIDES)
         self.reg_preds = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in STRIDES)
         self.obj_preds = nn.ModuleList(nn.Conv2d(c, 1, 1) for _ in STRIDES)
-        self.stems = nn.ModuleList(BaseConv(int(c_in * width), c, 1) for c_in in (256, 512, 1024))
+        inputs = (scaled_channels(c_in, width, rounding) for c_in in (256, 512, 1024))
+        self.stems = nn.ModuleList(BaseConv(c_in, c, 1) for c_in in inputs)
         # scores start at 0.01: most cells are background (the prior of RetinaNet, arXiv:1708.02002 section 4.1)
         for pred in (*self.cls_preds, *self.obj_preds):
             nn.init.constant_(pred.get_parameter("bias"), -math.log(99.0))
@@ -257,9 +272,11 @@ class YOLOX(nn.Module):
     """YOLOX of one size.
 
     Args:
-        size: a key of :data:`SIZES`.
+        size: a key of :data:`SIZES`, or what stands there: depth and width multipliers, and whether 3 x 3 convolutions
+            are depthwise separable.
         num_classes: number of classes.
         decode: see the module docstring.
+        rounding: of channels at a width, see :func:`scaled_channels`; no matter for the sizes of :data:`SIZES`.
 
     Input: (N, 3, H, W) float32, H and W multiples of 32, BGR in 0..255 (no mean, no scale: upstream since 0.1.1).
     Output: (N, anchors, 5 + num_classes); in training mode the scores are logits and the boxes are raw.
@@ -269,17 +286,35 @@ class YOLOX(nn.Module):
         ValueError: the decode is not one of ``modern``, ``legacy``, ``none``.
     """
 
-    def __init__(self, size: str, num_classes: int = 80, decode: Decode = "modern") -> None:
+    def __init__(
+        self,
+        size: str | tuple[float, float, bool],
+        num_classes: int = 80,
+        decode: Decode = "modern",
+        rounding: Rounding = "upstream",
+    ) -> None:
         super().__init__()
         if decode not in ("modern", "legacy", "none"):
             raise ValueError(f"decode is {decode!r}: use 'modern', 'legacy' or 'none'")
-        depth, width, depthwise = SIZES[size]
+        depth, width, depthwise = SIZES[size] if isinstance(size, str) else size
         conv: ConvFactory = DWConv if depthwise else BaseConv
-        self.backbone = YOLOPAFPN(depth, width, conv)
-        self.head = YOLOXHead(num_classes, width, conv, decode)
+        self.backbone = YOLOPAFPN(depth, width, conv, rounding)
+        self.head = YOLOXHead(num_classes, width, conv, decode, rounding)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.backbone(x))
+
+
+def yolox_scaled(
+    width: float = 1.0,
+    depth: float = 1.0,
+    num_classes: int = 80,
+    depthwise: bool = False,
+    decode: Decode = "modern",
+    rounding: Rounding = "consistent",
+) -> YOLOX:
+    """YOLOX of any width and depth, in evaluation mode, with random weights."""
+    return YOLOX((depth, width, depthwise), num_classes, decode, rounding).eval()
 
 
 def yolox_nano(num_classes: int = 80, decode: Decode = "modern") -> YOLOX:
