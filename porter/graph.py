@@ -58,6 +58,16 @@ class Graph(ABC):
         """
 
     @abstractmethod
+    def apply(self, op: Op, operands: Sequence[Array | None]) -> list[Array]:
+        """The outputs of one op of this graph on other operands, by the framework's own kernel for it.
+
+        Args:
+            op: one of :meth:`ops`.
+            operands: an array for each of ``op.inputs``. Those of constants are not read: the op has its own. Shape and
+                dtype may be others than the graph's, as far as the kernel takes them.
+        """
+
+    @abstractmethod
     def copy(self) -> Graph:
         """An independent graph (weights may be shared, they are never written)."""
 

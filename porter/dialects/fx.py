@@ -26,6 +26,7 @@ from porter.dialects.fx_capture import Captured, InputSpec, export, flatten, swe
 from porter.dialects.fx_lift import RANDOM, SHAPE_ONLY, dtype_name, lift, to_numpy, words
 from porter.dialects.fx_lower import Emitter, describe, lower
 from porter.dialects.fx_pt2 import read_program, write_program
+from porter.dialects.fx_quantize import find_quantization
 from porter.errors import PorterError
 from porter.graph import Graph
 from porter.ops import Array, Op, Origin, Value
@@ -159,11 +160,20 @@ class FxGraph(Graph):
     def ops(self) -> list[Op]:
         """Every op in topological order, lifted now (cached until the next change)."""
         if self._ops is None:
-            self._ops = [
-                lift(node, self._value, self._outputs_of(node), node.meta["porter_origin"])
-                for node in self.graph.nodes
-                if node.op == "call_function" and node.target is not getitem
-            ]
+            quantization = find_quantization(self.graph)
+            self._ops = []
+            for node in self.graph.nodes:
+                if node.op != "call_function" or node.target is getitem or node in quantization.inside:
+                    continue
+                origin = node.meta["porter_origin"]
+                call = quantization.calls.get(node)
+                if call is None:
+                    self._ops.append(lift(node, self._value, self._outputs_of(node), origin))
+                else:
+                    operands = tuple(None if n is None else self._value(n) for n in call.operands)
+                    self._ops.append(
+                        Op(call.kind, operands, self._outputs_of(node), call.attrs, node.name, origin, node)
+                    )
         return self._ops
 
     # ---------------------------------------------------------------------------------- replace
@@ -282,6 +292,30 @@ class FxGraph(Graph):
             plan = [n for n in order if n in needed]
             self._execute(plan, env, set(wanted.values()), _last_uses(self.graph, needed))
             return {name: to_numpy(env[node].clone()) for name, node in wanted.items()}
+
+    def apply(self, op: Op, operands: Sequence[Array | None]) -> list[Array]:
+        """See :meth:`Graph.apply`: the op's own ATen call.
+
+        Raises:
+            ValueError: when the op is no single call of this graph, or reads a value that is neither given nor a
+                constant.
+        """
+        node = op.node
+        if not isinstance(node, fx.Node) or node.graph is not self.graph:
+            raise ValueError(f"{op.name} is no op of this graph")
+        given = {v.name: a for v, a in zip(op.inputs, operands, strict=True) if v is not None and a is not None}
+        env: dict[fx.Node, Any] = {}
+        for source in node.all_input_nodes:
+            if source.op == "get_attr":
+                env[source] = self.attributes[str(source.target)]
+            elif value_name(source) in given:
+                env[source] = _from_numpy(given[value_name(source)])
+            else:
+                raise ValueError(f"{value_name(source)}, which {op.name} reads, is neither given nor a constant")
+        with torch.no_grad():
+            self._execute([node], env, {node}, {})
+            found = env[node]
+            return [to_numpy(t.clone()) for t in (found if isinstance(found, (tuple, list)) else (found,))]
 
     # ---------------------------------------------------------------------------------- copies and files
 

@@ -26,6 +26,7 @@ import porter.dialects.onnx_lower_index
 import porter.dialects.onnx_lower_layers
 import porter.dialects.onnx_lower_math
 from porter.dialects import onnx_origin
+from porter.dialects.onnx_evaluate import evaluate, part_session
 from porter.dialects.onnx_fold import Constants
 from porter.dialects.onnx_lift import SAME, At, lift
 from porter.dialects.onnx_lower import Lowering, NeedsOpset, NoOnnxForm, error_for
@@ -57,6 +58,8 @@ _INSIDE = 1_800_000_000
 _IR_VERSION = 10
 #: Intermediate results of evaluate() may be this many times larger than its results.
 _SLACK = 4
+#: Bytes of an operand that is computed from constants for one op alone.
+_FOLDED = 1 << 26
 #: Equal constants of up to this many elements are one initializer.
 _POOLED = 16
 
@@ -77,6 +80,7 @@ class OnnxGraph(Graph):
         self._lifted: dict[int, Op] = {}
         self._ops: list[Op] | None = None
         self._sessions: dict[tuple[str, ...], Session] = {}
+        self._applied: dict[tuple[Any, ...], Session] = {}
         self.inputs = [self._value(name) for name in model.inputs]
         self.outputs = [self._value(name) for name in model.outputs]
 
@@ -248,6 +252,7 @@ class OnnxGraph(Graph):
         self._lifted = kept
         self._ops = None
         self._sessions = {}
+        self._applied = {}
         self.inputs = [self._value(name) for name in model.inputs]
         self.outputs = [self._value(name) for name in model.outputs]
 
@@ -319,8 +324,6 @@ class OnnxGraph(Graph):
         A value is left out when it depends on an input's data, is larger than ``limit`` bytes, or needs an intermediate
         several times as large.
         """
-        from porter.dialects.onnx_evaluate import evaluate
-
         return evaluate(self._model, self._producer, self._value, [v.name for v in values], limit, limit * _SLACK)
 
     def run(self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = ()) -> list[Array]:
@@ -350,6 +353,41 @@ class OnnxGraph(Graph):
         computed = [name for name in dict.fromkeys(names) if name not in ready]
         ready.update(zip(computed, session.run(feeds, computed), strict=True))
         return [ready[name] for name in names]
+
+    def apply(self, op: Op, operands: Sequence[Array | None]) -> list[Array]:
+        """See :meth:`Graph.apply`: the op's own node in onnxruntime.
+
+        Raises:
+            PorterError: PT353 when onnxruntime does not take the node with such operands.
+            ValueError: when the op is not of this graph, or reads a value that is neither given nor a constant.
+        """
+        node = op.node
+        if not isinstance(node, Node) or self._producer.get(op.outputs[0].name) is not node:
+            raise ValueError(f"{op.name} is no op of this graph")
+        feeds: dict[str, Array] = {}
+        for value, array in zip(op.inputs, operands, strict=True):
+            if value is not None and array is not None and not self._value(value.name).is_const:
+                feeds[value.name] = np.asarray(array, order="C")
+        key = (id(node), *((name, array.shape, array.dtype) for name, array in feeds.items()))
+        names = [name for name in node.outs if name]
+        session = self._applied.get(key)
+        if session is None:
+            fixed = {name: self._fixed(name, op) for name in (*node.ins, *node.caps) if name and name not in feeds}
+            session = part_session(self._model, [node], fixed, feeds, names, f"{op.kind} {op.name} of {self.source}")
+            self._applied[key] = session
+        return session.run(feeds, names)
+
+    def _fixed(self, name: str, op: Op) -> Array:
+        """The data of an operand that does not depend on the model's inputs."""
+        value = self._value(name)
+        if value.is_const:
+            return value.numpy()
+        data = self._constants.get(name)
+        if data is None:
+            data = self.evaluate([value], _FOLDED).get(name)
+        if data is None:
+            raise ValueError(f"{name}, which {op.name} reads, is neither given nor a constant")
+        return data
 
     def _session(self, taps: Sequence[str]) -> Session:
         fed: dict[str, Array] = {}
@@ -385,6 +423,7 @@ class OnnxGraph(Graph):
         twin._lifted = dict(self._lifted)
         twin._ops = None
         twin._sessions = {}
+        twin._applied = {}
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         return twin
 

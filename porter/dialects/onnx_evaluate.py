@@ -15,7 +15,7 @@ from porter.dialects.onnx_run import LARGE, Session
 from porter.errors import PorterError
 from porter.ops import Array, Value
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "part_session"]
 
 #: Never the same twice.
 _RANDOM = frozenset({
@@ -154,10 +154,33 @@ def _only(cut: _Cut, names: Sequence[str]) -> _Cut:
 def _session_run(
     model: Model, nodes: Sequence[Node], constants: Mapping[str, Array], names: Sequence[str]
 ) -> dict[str, Array]:
+    session = part_session(model, nodes, constants, {}, names, "a constant sub-graph")
+    return dict(zip(names, session.run({}, names), strict=True))
+
+
+def part_session(
+    model: Model,
+    nodes: Sequence[Node],
+    constants: Mapping[str, Array],
+    inputs: Mapping[str, Array],
+    names: Sequence[str],
+    source: str,
+) -> Session:
+    """A session of some nodes of a model.
+
+    Args:
+        constants: what the nodes read and what does not change from run to run; others are left out.
+        inputs: an example of each value that is fed.
+        names: the values to compute.
+        source: the name for messages.
+
+    Raises:
+        PorterError: PT353 when onnxruntime does not take the nodes.
+    """
     proto = ModelProto(ir_version=model.shell.ir_version)
     proto.opset_import.extend(model.shell.opset_import)
     graph = proto.graph
-    graph.name = "constants"
+    graph.name = "part"
     needed = {n for node in nodes for n in (*node.ins, *node.caps)}
     fed: dict[str, Array] = {}
     for name, data in constants.items():
@@ -168,7 +191,9 @@ def _session_run(
             fed[name] = np.asarray(data, order="C")
         else:
             graph.initializer.append(make_tensor(name, data))
+    for name, data in inputs.items():
+        graph.input.add(name=name, type=type_proto((data.shape, str(data.dtype))))
     graph.node.extend([node.proto for node in nodes])
     for name in names:
         graph.output.append(ValueInfoProto(name=name))
-    return dict(zip(names, Session(proto, None, fed, "a constant sub-graph").run({}, names), strict=True))
+    return Session(proto, None, fed, source)

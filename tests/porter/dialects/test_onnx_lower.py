@@ -42,6 +42,9 @@ class OpsGraph(Graph):
     def run(self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = ()) -> list[Array]:
         raise NotImplementedError
 
+    def apply(self, op: Op, operands: Sequence[Array | None]) -> list[Array]:
+        raise NotImplementedError
+
     def copy(self) -> Graph:
         raise NotImplementedError
 
