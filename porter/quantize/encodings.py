@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodings: the quantization parameters of every tensor, and the one file that carries them.
 
-Calibration finds them once; simulation, reports and every writer read them. Weights are keyed by the dotted
-module path of their op (:func:`porter.paths.module_paths`), activations by the name of their value.
+Calibration finds them once; simulation, reports and every writer read them. Weights are keyed by the path of
+their layer (:func:`layer_paths`), activations by the name of their value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from porter.errors import PorterError
 from porter.files import input_file
 from porter.graph import Graph
-from porter.ops import Array, Op, Value
+from porter.ops import Array, Value
 from porter.paths import module_paths
 from porter.quantize.numerics import (
     BITS,
@@ -29,17 +29,19 @@ from porter.quantize.numerics import (
     Rounding,
     ScaleRule,
     absmax_of,
+    asymmetric_of,
     fake_quantize,
     position_of,
     qrange,
     quantize,
     step_of,
 )
+from porter.target import BiasDtype, Flow
 
-__all__ = ["SCHEMA_VERSION", "Encoding", "Encodings", "Layer", "weight_digest"]
+__all__ = ["SCHEMA_VERSION", "Encoding", "Encodings", "Layer", "layer_paths", "weight_digest"]
 
 #: Version of the JSON form; it changes when a field changes its meaning or goes away.
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 _FORMAT = "porter-encodings"
 
 
@@ -94,6 +96,31 @@ class Encoding:
             position=tuple(position_of(float(a), dtype) for a in absmax) if rule == "power_of_two" else None,
         )
 
+    @classmethod
+    def asymmetric(
+        cls,
+        minimum: Array | float,
+        maximum: Array | float,
+        dtype: Dtype,
+        observer: str,
+        axis: int | None = None,
+    ) -> Encoding:
+        """The asymmetric encoding of a range, or of one range for each index along ``axis``; see
+        :func:`porter.quantize.numerics.asymmetric_of`.
+        """
+        low, high = np.atleast_1d(np.asarray(minimum, np.float64)), np.atleast_1d(np.asarray(maximum, np.float64))
+        pairs = [asymmetric_of(float(a), float(b), dtype) for a, b in zip(low, high, strict=True)]
+        return cls(
+            dtype=dtype,
+            scale=tuple(float(step) for step, _ in pairs),
+            minimum=tuple(map(float, low)),
+            maximum=tuple(map(float, high)),
+            observer=observer,
+            axis=axis,
+            symmetric=False,
+            zero_point=tuple(zero for _, zero in pairs),
+        )
+
     @property
     def absmax(self) -> tuple[float, ...]:
         """``max(maximum, -minimum)``, as many as ``scale``."""
@@ -105,13 +132,19 @@ class Encoding:
         array = np.asarray(self.scale, np.float32)
         return array.reshape(()) if self.axis is None else array
 
+    @property
+    def zeros(self) -> Array:
+        """``zero_point`` in the encoding's dtype: of shape () without an axis, else 1-D."""
+        array = np.asarray(self.zero_point, self.dtype)
+        return array.reshape(()) if self.axis is None else array
+
     def quantize(self, x: Array, rounding: Rounding) -> Array:
         """The integers of ``x``."""
-        return quantize(x, self.step, self.dtype, axis=self.axis, rounding=rounding)
+        return quantize(x, self.step, self.dtype, zero_point=self.zeros, axis=self.axis, rounding=rounding)
 
     def fake(self, x: Array, rounding: Rounding) -> Array:
         """``x`` quantized and dequantized, float32."""
-        return fake_quantize(x, self.step, self.dtype, axis=self.axis, rounding=rounding)
+        return fake_quantize(x, self.step, self.dtype, zero_point=self.zeros, axis=self.axis, rounding=rounding)
 
     def widened(self, other: Encoding) -> Encoding:
         """Of two per-tensor encodings, the one with the wider range."""
@@ -132,6 +165,7 @@ class Layer:
         shape: of the weight.
         digest: of the weight's bytes (:func:`weight_digest`), so that encodings of another model are
             recognized.
+        width: the name of the width that it is (or would be) quantized to; "" in files of schema 1.
     """
 
     kind: str
@@ -141,32 +175,43 @@ class Layer:
     stored: bool
     shape: tuple[int, ...]
     digest: str
+    width: str = ""
 
 
 @dataclass(slots=True)
 class Encodings:
     """All encodings of one model on one target.
 
-    ``weights`` is keyed by module path, ``activations`` by value name, ``layers`` (which says what meets
-    where) by module path. ``samples`` is the number of items that were observed.
+    ``weights`` and ``layers`` (which says what meets where) are keyed by the path of a layer, ``activations`` by value
+    name. With the flow "tensors" every value in ``activations`` is an integer on the device, constants among them;
+    with "operands" only as the input of a quantized layer. ``operands`` are the encodings of layers that read their
+    input in another dtype than ``activations`` gives it. ``dtype`` is the name of the width that was asked for ("auto"
+    where layers differ), ``bias`` the dtype of biases ("int32": of step input step * weight step), ``samples`` the
+    number of items that were observed.
     """
 
     target: str
     model: str
-    dtype: Dtype
+    dtype: str
     rounding: Rounding
     samples: int
     layers: dict[str, Layer] = field(default_factory=dict)
     weights: dict[str, Encoding] = field(default_factory=dict)
     activations: dict[str, Encoding] = field(default_factory=dict)
+    operands: dict[str, Encoding] = field(default_factory=dict)
+    flow: Flow = "operands"
+    bias: BiasDtype = "float32"
 
     def input_of(self, path: str) -> Encoding:
-        """The encoding of a module's input. A module that is called several times has one: the widest of its
-        inputs.
+        """The encoding of a layer's input. One that is called several times has one: the widest of its inputs.
 
         (torch_mlu keeps one observer a module. With its ``iteration`` setting it would see only the first
         calls.)
+
+        Raises ``KeyError`` for a layer that is not quantized and whose input is not either.
         """
+        if path in self.operands:
+            return self.operands[path]
         found = [self.activations[name] for name in self.layers[path].inputs]
         widest = found[0]
         for encoding in found[1:]:
@@ -179,7 +224,8 @@ class Encodings:
         Raises:
             PorterError: PT413 that names the first layer which is missing, unknown, or has other weights.
         """
-        ops = dict(_by_path(graph))
+        paths = layer_paths(graph)
+        ops = {paths[op.outputs[0].name]: op for op in graph.ops() if op.outputs[0].name in paths}
 
         def refuse(what: str) -> PorterError:
             return PorterError(
@@ -189,7 +235,7 @@ class Encodings:
                 fix="Calibrate this model, or use the model that the encodings were made for.",
             )
 
-        values = {v.name for v in graph.inputs} | set(graph.producers())
+        values = {v.name for v in graph.inputs} | {v.name for op in graph.ops() for v in (*op.outputs, *op.operands)}
         for path, layer in self.layers.items():
             op = ops.get(path)
             if op is None:
@@ -202,6 +248,9 @@ class Encodings:
             missing = [name for name in layer.inputs if name not in values]
             if missing:
                 raise refuse(f"it has no value {missing[0]}, which enters {path}")
+        for name in self.activations:
+            if name not in values:
+                raise refuse(f"it has no value {name}")
         kinds = {layer.kind for layer in self.layers.values()}
         for path, op in ops.items():
             if op.kind in kinds and path not in self.layers:
@@ -215,11 +264,14 @@ class Encodings:
             "target": self.target,
             "model": self.model,
             "dtype": self.dtype,
+            "flow": self.flow,
+            "bias": self.bias,
             "rounding": self.rounding,
             "samples": self.samples,
             "layers": {path: asdict(layer) for path, layer in self.layers.items()},
             "weights": {path: asdict(encoding) for path, encoding in self.weights.items()},
             "activations": {name: asdict(encoding) for name, encoding in self.activations.items()},
+            "operands": {path: asdict(encoding) for path, encoding in self.operands.items()},
         }
 
     @classmethod
@@ -231,29 +283,38 @@ class Encodings:
         if data.get("format") != _FORMAT if isinstance(data, Mapping) else True:
             raise read.wrong("format", f"this is no file of encodings (format {_FORMAT})")
         version = read.text("schema_version")
-        if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
-            raise read.wrong("schema_version", f"is {version}; this porter reads {SCHEMA_VERSION}")
+        old = version.partition(".")[0] == "1"  # files of schema 1 know one flow, and one width for all layers
+        if not old and version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+            raise read.wrong("schema_version", f"is {version}; this porter reads 1.0 to {SCHEMA_VERSION}")
         made = cls(
             target=read.text("target"),
             model=read.text("model"),
-            dtype=cast(Dtype, read.choice("dtype", tuple(BITS))),
+            dtype=read.choice("dtype", tuple(BITS)) if old else read.text("dtype"),
+            flow="operands" if old else cast(Flow, read.choice("flow", get_args(Flow))),
+            bias="float32" if old else cast(BiasDtype, read.choice("bias", get_args(BiasDtype))),
             rounding=cast(Rounding, read.choice("rounding", get_args(Rounding))),
             samples=read.integer("samples"),
-            layers={path: _layer(item) for path, item in read.items("layers")},
+            layers={path: _layer(item, old) for path, item in read.items("layers")},
             weights={path: _encoding(item) for path, item in read.items("weights")},
             activations={name: _encoding(item) for name, item in read.items("activations")},
+            operands={} if old else {path: _encoding(item) for path, item in read.items("operands")},
         )
+        for path, encoding in made.operands.items():
+            if path not in made.layers or encoding.axis is not None:
+                raise read.wrong("operands", f"{path} is no layer, or has one scale for each index of an axis")
         for path, layer in made.layers.items():
-            encoding = made.weights.get(path)
-            if encoding is None:
+            of_weight = made.weights.get(path)
+            if of_weight is None and not layer.quantized and not layer.stored:
+                continue
+            if of_weight is None:
                 raise read.wrong("weights", f"has no entry for the layer {path}")
             for name in layer.inputs:
                 if name not in made.activations:
                     raise read.wrong("activations", f"has no entry for {name}, which enters {path}")
-            axis = encoding.axis
-            if axis is not None and (axis >= len(layer.shape) or layer.shape[axis] != len(encoding.scale)):
+            axis = of_weight.axis
+            if axis is not None and (axis >= len(layer.shape) or layer.shape[axis] != len(of_weight.scale)):
                 raise read.wrong(
-                    "weights", f"{path}: {len(encoding.scale)} scales do not fit axis {axis} of {layer.shape}"
+                    "weights", f"{path}: {len(of_weight.scale)} scales do not fit axis {axis} of {layer.shape}"
                 )
         return made
 
@@ -278,9 +339,22 @@ def weight_digest(weight: Array) -> str:
     return digest.hexdigest()[:32]
 
 
-def _by_path(graph: Graph) -> list[tuple[str, Op]]:
+def layer_paths(graph: Graph) -> dict[str, str]:
+    """The path of every op with weights, by the name of its first output.
+
+    It is the module path (:func:`porter.paths.module_paths`); a matrix product with a constant second operand, which no
+    module has, goes by the name of its op.
+    """
     paths = module_paths(graph)
-    return [(paths[op.outputs[0].name], op) for op in graph.ops() if op.outputs[0].name in paths]
+    taken = set(paths.values())
+    for op in graph.ops():
+        weight = op.inputs[1] if op.kind in ("matmul", "gemm") else None
+        if weight is not None and weight.is_const and not (op.inputs[0] is None or op.inputs[0].is_const):
+            name = op.name or op.outputs[0].name
+            path = name if name not in taken else op.outputs[0].name
+            paths[op.outputs[0].name] = path
+            taken.add(path)
+    return paths
 
 
 class _Reader:
@@ -353,7 +427,7 @@ class _Reader:
         return [(name, _Reader(item, self._where, f"{self._prefix}{key}[{name!r}].")) for name, item in value.items()]
 
 
-def _layer(read: _Reader) -> Layer:
+def _layer(read: _Reader, old: bool) -> Layer:
     layer = Layer(
         kind=read.text("kind"),
         inputs=read.texts("inputs"),
@@ -362,6 +436,7 @@ def _layer(read: _Reader) -> Layer:
         stored=read.flag("stored"),
         shape=read.integers("shape"),
         digest=read.text("digest"),
+        width="" if old else read.text("width"),
     )
     if not layer.inputs or len(layer.inputs) != len(layer.outputs):
         raise read.wrong("inputs", "there must be one for each of outputs, and at least one")
@@ -393,6 +468,8 @@ def _encoding(read: _Reader) -> Encoding:
     if any(low > high for low, high in zip(made.minimum, made.maximum, strict=True)):
         raise read.wrong("minimum", "is greater than maximum")
     low, high = qrange(made.dtype)
+    if made.symmetric and made.dtype.startswith("u"):
+        raise read.wrong("symmetric", f"cannot be with {made.dtype}, which has no negative numbers")
     if (made.symmetric and any(made.zero_point)) or not all(low <= z <= high for z in made.zero_point):
         raise read.wrong("zero_point", f"must be 0 when symmetric, and within {low}..{high}")
     return made

@@ -14,7 +14,7 @@ from porter.errors import PorterError
 from porter.findings import Finding
 from porter.ops import Array, Value
 from porter.paths import PARAMETERS, module_paths
-from porter.quantize.numerics import stored_scale
+from porter.quantize.numerics import Dtype, stored_scale
 
 if TYPE_CHECKING:
     from porter.quantize.engine import Quantized
@@ -95,9 +95,9 @@ def _keys(quantized: Quantized, path: str) -> dict[str, Array]:
     """The keys of one layer, in the order of the file."""
     encodings, table = quantized.encodings, quantized.target.quantization
     layer, weight = encodings.layers[path], encodings.weights[path]
-    dtype = encodings.dtype
-    of_input = _stored(encodings.input_of(path).scale[0], encodings.input_of(path).absmax[0], quantized, path)
-    of_weight = [_stored(s, a, quantized, path) for s, a in zip(weight.scale, weight.absmax, strict=True)]
+    dtype, read = weight.dtype, encodings.input_of(path)
+    of_input = _stored(read.scale[0], read.absmax[0], read.dtype, quantized, path)
+    of_weight = [_stored(s, a, dtype, quantized, path) for s, a in zip(weight.scale, weight.absmax, strict=True)]
     mode = np.array([table.modes[dtype] if table is not None else 0], np.int32)
     scale = np.array([of_input, 0.0 if weight.axis is not None else of_weight[0]], np.float32)
     keys = (
@@ -113,11 +113,11 @@ def _keys(quantized: Quantized, path: str) -> dict[str, Array]:
     return keys
 
 
-def _stored(step: float, absmax: float, quantized: Quantized, path: str) -> float:
+def _stored(step: float, absmax: float, dtype: Dtype, quantized: Quantized, path: str) -> float:
     """qmax / absmax, or the inverse of a power-of-two step."""
     if quantized.encodings.weights[path].position is not None:
         return 1.0 / step
-    return float(stored_scale(absmax, quantized.encodings.dtype))
+    return float(stored_scale(absmax, dtype))
 
 
 def write_state_dict(quantized: Quantized, path: Path, float_state: Mapping[str, Array] | None = None) -> str:

@@ -59,9 +59,13 @@ def test_zero_range_is_scale_one():
 
 MISTAKES = [
     (lambda d: d.pop("format"), "no file of encodings"),
-    (lambda d: d.update(schema_version="2.0"), "schema_version: is 2.0"),
+    (lambda d: d.update(schema_version="3.0"), "schema_version: is 3.0"),
     (lambda d: d.update(schema_version=1), "schema_version: must be a string"),
-    (lambda d: d.update(dtype="int4"), "dtype: is 'int4'"),
+    (lambda d: d.update(dtype=4), "dtype: must be a string"),
+    (lambda d: d.update(schema_version="1.0", dtype="int4"), "dtype: is 'int4'"),
+    (lambda d: d.update(flow="values"), "flow: is 'values'"),
+    (lambda d: d["activations"]["x"].update(dtype="uint8"), "no negative numbers"),
+    (lambda d: d["operands"].update(b=d["activations"]["x"]), "b is no layer"),
     (lambda d: d.update(samples=-1), "samples: must be an integer"),
     (lambda d: d.pop("target"), "target: is missing"),
     (lambda d: d.update(layers=[]), "layers: must be an object"),

@@ -244,7 +244,7 @@ def test_zero_tensors_have_scale_one(target):
     ("options", "code", "message"),
     [
         ({"dtype": "int4"}, "PT416", "int8, int16"),
-        ({"observer": "kl"}, "PT408", "percentile"),
+        ({"observer": "klx"}, "PT408", "percentile"),
         ({"observer": "min_max(percentile=3)"}, "PT408", "does not take"),
         ({"skip": ["rigt"]}, "PT414", "Did you mean right"),
         ({"data": []}, "PT401", "no sample"),
