@@ -1,63 +1,167 @@
 # SPDX-License-Identifier: Apache-2.0
 """Observers: how the range of a tensor is found from a stream of samples. numpy only.
 
-An observer keeps a fixed amount of state, however many samples it sees. One that needs every sample twice
-says ``passes = 2``; the engine then streams the data twice, with :meth:`Observer.next_pass` in between. New
-ones are added to :data:`OBSERVERS`.
+An observer sees every sample once and keeps a fixed amount of state, however many samples there are. What it has seen
+gives a range for any dtype, can be merged with what another one has seen, and can be saved. New ones are added to
+:data:`OBSERVERS`.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
-from collections.abc import Callable
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from porter.errors import PorterError
 from porter.ops import Array
+from porter.quantize.histogram import Histogram, Side
+from porter.quantize.numerics import Dtype, qrange
 
-__all__ = ["OBSERVERS", "Histogram", "MinMax", "NotFiniteError", "Observer", "Percentile", "make_observer"]
+if TYPE_CHECKING:
+    from porter.quantize.scheme import Scheme
+
+__all__ = [
+    "KL",
+    "MSE",
+    "OBSERVERS",
+    "MinMax",
+    "Mix",
+    "MovingAverage",
+    "NotFiniteError",
+    "Observer",
+    "Percentile",
+    "make_observer",
+]
+
+#: (minimum, maximum) to be represented.
+Range = tuple[float, float]
 
 
 class NotFiniteError(ValueError):
-    """A sample holds NaN or infinity. The engine turns it into an error that names the layer."""
+    """A sample holds NaN or infinity. Calibration turns it into an error that names the layer."""
 
 
 class Observer(Protocol):
-    """Finds a range; sees one sample (any shape) at a time."""
+    """Finds a range."""
 
-    #: How often the whole stream must be shown.
-    passes: ClassVar[int]
+    def observe(self, *parts: Array) -> Range:
+        """See one sample, in one array or in several (tensors that share a range); any shapes, float.
 
-    def observe(self, x: Array) -> tuple[float, float]:
-        """See one sample, and return its own (minimum, maximum). Raises :class:`NotFiniteError`."""
+        Returns the sample's own (minimum, maximum). Raises :class:`NotFiniteError`.
+        """
 
-    def next_pass(self) -> None:
-        """The stream starts again (never called when ``passes`` is 1)."""
+    def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
+        """(minimum, maximum) to be represented by ``dtype``; None when nothing was observed.
+
+        It lies within :attr:`seen`, except for averages of nothing but what was seen.
+        """
+
+    def describe(self, dtype: Dtype, scheme: Scheme) -> str:
+        """How that range was found, as encodings record it: ``percentile(99.99)``, ``mix: kl``."""
 
     @property
-    def range(self) -> tuple[float, float] | None:
-        """(minimum, maximum) to be represented; None when nothing was observed."""
-
-    @property
-    def seen(self) -> tuple[float, float] | None:
+    def seen(self) -> Range | None:
         """The true (minimum, maximum) of everything observed."""
 
+    def merge(self, other: Observer) -> None:
+        """See, after all of this observer's own samples, those of another one with the same settings.
+
+        Raises:
+            ValueError: the other has other settings.
+        """
+
+    def state(self) -> dict[str, Array]:
+        """Plain arrays that :meth:`restore` makes an equal observer of."""
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Become the observer, of the same settings, whose :meth:`state` this is."""
+
     def __str__(self) -> str:
-        """The observer with its settings, as encodings record it: ``percentile(99.99)``."""
+        """The observer with its settings: ``percentile(99.99)``."""
 
 
-def _extent(x: Array) -> tuple[float, float]:
+class _Extremes:
+    """What all observers keep: the extremes, and how many samples there were."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._seen: Range | None = None
+
+    @property
+    def seen(self) -> Range | None:
+        return self._seen
+
+    def observe(self, *parts: Array) -> Range:
+        extents = [_extent(part) for part in parts]
+        low, high = min(low for low, _ in extents), max(high for _, high in extents)
+        self.count += 1
+        self._seen = (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
+        return low, high
+
+    def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
+        return self._seen
+
+    def describe(self, dtype: Dtype, scheme: Scheme) -> str:
+        return str(self)
+
+    def _check(self, other: Observer) -> None:
+        if str(other) != str(self):
+            raise ValueError(f"{other} cannot be merged into {self}")
+
+    def _join(self, other: _Extremes) -> None:
+        self.count += other.count
+        if other._seen is not None:
+            low, high = other._seen
+            self._seen = (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
+
+    def state(self) -> dict[str, Array]:
+        return {"count": np.array(self.count, np.int64), "seen": _pack(self._seen)}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        self.count = int(state["count"])
+        self._seen = _unpack(state["seen"])
+
+
+def _extent(x: Array) -> Range:
     low, high = float(x.min()), float(x.max())
     if not (np.isfinite(low) and np.isfinite(high)):  # NaN propagates through min and max
         raise NotFiniteError(f"{int(np.size(x) - np.isfinite(x).sum())} of {np.size(x)} values are not finite")
     return low, high
 
 
-class MinMax:
+def _pack(pair: Range | None) -> Array:
+    return np.array([] if pair is None else pair, np.float64)
+
+
+def _unpack(array: Array) -> Range | None:
+    return (float(array[0]), float(array[1])) if array.size else None
+
+
+class _Averaged(_Extremes):
+    """A range that later samples move, and the first sample, without which streams could not be joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: Range | None = None
+        self._range: Range | None = None
+
+    def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
+        return self._range
+
+    def state(self) -> dict[str, Array]:
+        return {**super().state(), "first": _pack(self._first), "range": _pack(self._range)}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        super().restore(state)
+        self._first, self._range = _unpack(state["first"]), _unpack(state["range"])
+
+
+class MinMax(_Averaged):
     """The extremes, as torch_mlu's MinMaxObserver finds them.
 
     Args:
@@ -67,42 +171,48 @@ class MinMax:
             their mean (Cambricon Catch, torch_mlu/core/quantized/observer.py).
     """
 
-    passes: ClassVar[int] = 1
-
     def __init__(self, *, iteration: int | None = None, use_avg: bool = False) -> None:
         if iteration is not None and (iteration < 1 or iteration != int(iteration)):
             raise PorterError("PT408", f"iteration is {iteration}; it counts samples, from 1 up")
+        super().__init__()
         self._iteration = iteration
         self._use_avg = use_avg
-        self._count = 0
-        self._range: tuple[float, float] | None = None
-        self._seen: tuple[float, float] | None = None
 
-    def observe(self, x: Array) -> tuple[float, float]:
-        low, high = _extent(x)
-        self._seen = (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
-        if self._iteration is not None and self._count >= self._iteration:
+    def observe(self, *parts: Array) -> Range:
+        low, high = super().observe(*parts)
+        if self._iteration is not None and self.count > self._iteration:
             return low, high
-        self._count += 1
         if self._range is None:
-            self._range = (low, high)
+            self._first = self._range = (low, high)
         elif self._use_avg:
-            n, (old_low, old_high) = self._count, self._range
+            n, (old_low, old_high) = self.count, self._range
             self._range = ((old_low * n + low) / (n + 1), (old_high * n + high) / (n + 1))
         else:
             self._range = (min(low, self._range[0]), max(high, self._range[1]))
         return low, high
 
-    def next_pass(self) -> None:
-        raise AssertionError("min_max needs one pass")
-
-    @property
-    def range(self) -> tuple[float, float] | None:
-        return self._range
-
-    @property
-    def seen(self) -> tuple[float, float] | None:
-        return self._seen
+    def merge(self, other: Observer) -> None:
+        """See :meth:`Observer.merge`. Raises ValueError, too, where ``iteration`` ends among the other's samples."""
+        self._check(other)
+        assert isinstance(other, MinMax)
+        mine, theirs = self.count, other.count
+        if self._iteration is not None and mine < self._iteration < mine + theirs:
+            raise ValueError(f"of the {theirs} samples only {self._iteration - mine} count, and none is kept apart")
+        whole = self._iteration is None or mine < self._iteration
+        self._join(other)
+        if not whole or other._range is None or other._first is None:
+            return
+        if self._range is None:
+            self._first, self._range = other._first, other._range
+        elif self._use_avg:
+            # Unrolled, the average is (first + sum of all) / (n + 1).
+            sums = [
+                a * (mine + 1) + b * (theirs + 1) - first
+                for a, b, first in zip(self._range, other._range, other._first, strict=True)
+            ]
+            self._range = (sums[0] / (mine + theirs + 1), sums[1] / (mine + theirs + 1))
+        else:
+            self._range = (min(self._range[0], other._range[0]), max(self._range[1], other._range[1]))
 
     def __str__(self) -> str:
         settings = [f"iteration={self._iteration}"] if self._iteration is not None else []
@@ -110,83 +220,261 @@ class MinMax:
         return f"min_max({', '.join(settings)})" if settings else "min_max"
 
 
-class Histogram:
-    """A streaming histogram of |x|: ``bins`` equal bins over [0, limit).
+class MovingAverage(_Averaged):
+    """The extremes of each sample, smoothed: ``new = old + averaging_constant * (x - old)``.
 
-    When a sample exceeds the limit, the limit doubles until it fits and neighbouring bins are added together,
-    so that the counts stay exact for the wider bins. State does not grow with the stream.
+    (As torch.ao.quantization.MovingAverageMinMaxObserver; Horizon's min_max observer is this one, too, with the same
+    default.)
     """
 
-    def __init__(self, bins: int = 8192) -> None:
-        self.counts: NDArray[np.int64] = np.zeros(bins, np.int64)
-        self.limit = 0.0
+    def __init__(self, averaging_constant: float = 0.01) -> None:
+        if not 0 < averaging_constant <= 1:
+            raise PorterError("PT408", f"averaging_constant is {averaging_constant}; it must lie in (0, 1]")
+        super().__init__()
+        self._constant = averaging_constant
 
-    def add(self, x: Array) -> None:
-        """Count every element of ``x`` (finite)."""
-        size = np.abs(x.reshape(-1)).astype(np.float32, copy=False)
-        top = float(size.max())
-        if top == 0 and self.limit == 0:
-            self.counts[0] += size.size
+    def observe(self, *parts: Array) -> Range:
+        low, high = super().observe(*parts)
+        if self._range is None:
+            self._first = self._range = (low, high)
+        else:
+            (old_low, old_high), c = self._range, self._constant
+            self._range = (old_low + c * (low - old_low), old_high + c * (high - old_high))
+        return low, high
+
+    def merge(self, other: Observer) -> None:
+        self._check(other)
+        assert isinstance(other, MovingAverage)
+        decay = (1 - self._constant) ** other.count
+        self._join(other)
+        if other._range is None or other._first is None:
             return
-        if self.limit == 0:
-            self.limit = 2.0 ** np.ceil(np.log2(top))
-        bins = self.counts.size
-        while top >= self.limit:
-            self.counts[: bins // 2] = self.counts.reshape(-1, 2).sum(1)
-            self.counts[bins // 2 :] = 0
-            self.limit *= 2
-        # A power-of-two limit makes the division exact, so an element never lands in a neighbouring bin.
-        self.counts += np.bincount((size * (bins / self.limit)).astype(np.int64), minlength=bins)[:bins]
+        if self._range is None:
+            self._first, self._range = other._first, other._range
+        else:
+            # The other began at its first sample; here that sample comes after all of these.
+            low, high = (
+                b + decay * (a - first) for a, b, first in zip(self._range, other._range, other._first, strict=True)
+            )
+            self._range = (low, high)
 
-    def quantile(self, fraction: float) -> float:
-        """The upper edge of the bin in which the cumulative share of |x| reaches ``fraction``."""
-        total = np.cumsum(self.counts)
-        index = int(np.searchsorted(total, fraction * total[-1], side="left"))
-        return (index + 1) * self.limit / self.counts.size
+    def __str__(self) -> str:
+        return f"moving_average({self._constant:g})"
 
 
-class Percentile:
-    """The smallest symmetric range that holds ``percentile`` percent of |x|, to one of 8192 bins (at most
-    twice the true maximum wide).
+class _Histogrammed(_Extremes):
+    """Extremes, and a histogram of all values."""
 
-    Never wider than the true extremes.
+    def __init__(self) -> None:
+        super().__init__()
+        self.histogram = Histogram()
+
+    def observe(self, *parts: Array) -> Range:
+        floats = [np.asarray(part, np.float32) for part in parts]
+        low, high = super().observe(*floats)
+        for part in floats:
+            self.histogram.add(part, low, high)
+        return low, high
+
+    def merge(self, other: Observer) -> None:
+        self._check(other)
+        assert isinstance(other, _Histogrammed)
+        self._join(other)
+        self.histogram.merge(other.histogram)
+
+    def state(self) -> dict[str, Array]:
+        return {**super().state(), **self.histogram.state()}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        super().restore(state)
+        self.histogram.restore(state)
+
+    def error(self, minimum: float, maximum: float, dtype: Dtype, scheme: Scheme) -> float:
+        """The sum of squared errors of all values when this range is quantized to ``dtype``, by the histogram."""
+        return _error(self.histogram.sides(), (minimum, maximum), dtype, scheme)
+
+
+def _error(sides: tuple[Side, Side], bounds: Range, dtype: Dtype, scheme: Scheme) -> float:
+    encoding = scheme.encoding(*bounds, dtype, "")
+    step, zero = encoding.scale[0], encoding.zero_point[0]
+    low, high = qrange(dtype)
+    return sides[0].error(step, (high - zero) * step) + sides[1].error(step, (zero - low) * step)
+
+
+def _percentile(histogram: Histogram, seen: Range, percentile: float, symmetric: bool) -> Range:
+    if symmetric:
+        return _within(seen, histogram.quantile(percentile / 100))
+    low, high = histogram.interval(percentile / 100)
+    return max(low, seen[0]), min(high, seen[1])
+
+
+def _within(seen: Range, threshold: float) -> Range:
+    """The extremes, cut to -threshold..threshold."""
+    low, high = (min(max(end, -threshold), threshold) for end in seen)
+    return low, high
+
+
+class Percentile(_Histogrammed):
+    """The smallest range that holds ``percentile`` percent of the values, to 1/128 of its width: of |x| for symmetric
+    dtypes; for others with half of the rest on either side. Never wider than the true extremes.
     """
-
-    passes: ClassVar[int] = 1
 
     def __init__(self, percentile: float = 99.99) -> None:
         if not 50 < percentile <= 100:
             raise PorterError("PT408", f"percentile is {percentile}; it must lie in (50, 100]")
+        super().__init__()
         self._percentile = percentile
-        self._histogram = Histogram()
-        self._seen: tuple[float, float] | None = None
 
-    def observe(self, x: Array) -> tuple[float, float]:
-        low, high = _extent(x)
-        self._seen = (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
-        self._histogram.add(x)
-        return low, high
-
-    def next_pass(self) -> None:
-        raise AssertionError("percentile needs one pass")
-
-    @property
-    def range(self) -> tuple[float, float] | None:
+    def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
         if self._seen is None:
             return None
-        bound = self._histogram.quantile(self._percentile / 100)
-        return max(-bound, self._seen[0]), min(bound, self._seen[1])
-
-    @property
-    def seen(self) -> tuple[float, float] | None:
-        return self._seen
+        return _percentile(self.histogram, self._seen, self._percentile, scheme.symmetric(dtype))
 
     def __str__(self) -> str:
-        return f"percentile({self._percentile:g})"
+        return f"percentile({self._percentile:.12g})"
+
+
+class MSE(_Histogrammed):
+    """The range with the least mean squared error of the values, rounding and clipping together.
+
+    The extremes are scaled by fractions: first by 81, a quarter of an octave apart, then by 33 evenly between the
+    neighbours of the best; an asymmetric range has each end searched alone in the end. The extremes themselves are
+    among them, so the error is never larger than theirs.
+    """
+
+    def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
+        if self._seen is None or self._seen == (0, 0):
+            return self._seen
+        low, high = self._seen
+        sides = self.histogram.sides()
+        if scheme.symmetric(dtype):
+            seen, absmax = self._seen, max(high, -low)
+            best = _search(lambda f: _error(sides, _within(seen, f * absmax), dtype, scheme))
+            return _within(seen, best * absmax)
+        both = _search(lambda f: _error(sides, (f * low, f * high), dtype, scheme))
+        top = _search(lambda f: _error(sides, (both * low, f * high), dtype, scheme), both)
+        bottom = _search(lambda f: _error(sides, (f * low, top * high), dtype, scheme), both)
+        return bottom * low, top * high
+
+    def __str__(self) -> str:
+        return "mse"
+
+
+def _search(error: Callable[[float], float], start: float = 1.0) -> float:
+    """The fraction in (0, 1] with the least error; 1 or ``start`` where none is better."""
+    coarse: list[float] = [2.0 ** (-quarter / 4) for quarter in range(81)]
+    best = min([start, *coarse], key=error)
+    fine: list[float] = np.linspace(best / 2**0.25, min(best * 2**0.25, 1.0), 33).tolist()
+    return min([best, *fine], key=error)
+
+
+class KL(_Histogrammed):
+    """Entropy calibration: the threshold of |x| whose clipped distribution loses least, by Kullback-Leibler
+    divergence, when it is merged into as many levels as the dtype has.
+
+    As S. Migacz, "8-bit Inference with TensorRT" (GTC 2017) describes it, with the smoothing of empty bins of MXNet's
+    ``_get_optimal_threshold``, in steps of 16 bins. Zeros are left out, which every scale represents exactly (the peak
+    of a rectified tensor would decide alone otherwise). A dtype with more levels than ``bins`` (16 bits) loses nothing
+    by merging: its range is the extremes.
+    """
+
+    def __init__(self, bins: int = 2048) -> None:
+        if bins != int(bins) or not 256 <= bins <= 16384:
+            raise PorterError("PT408", f"bins is {bins}; it must be a whole number in 256..16384")
+        super().__init__()
+        self._bins = int(bins)
+
+    def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
+        if self._seen is None:
+            return None
+        return _entropy(self.histogram, self._seen, self._bins, dtype, scheme)
+
+    def __str__(self) -> str:
+        return f"kl({self._bins})"
+
+
+_KL_STRIDE = 16
+
+
+def _entropy(histogram: Histogram, seen: Range, bins: int, dtype: Dtype, scheme: Scheme) -> Range:
+    """The range of :class:`KL`."""
+    low, high = seen
+    absmax = max(high, -low)
+    if absmax == 0:
+        return seen
+    counts = histogram.linear(bins)
+    step = scheme.encoding(low, high, dtype, "").scale[0]
+    levels = int(np.rint(absmax / step)) + 1
+    if levels >= bins or not counts.any():
+        return seen
+    candidates = range(bins, levels - 1, -_KL_STRIDE)
+    best = min(candidates, key=lambda kept: _divergence(counts, kept, levels))
+    return _within(seen, absmax * best / bins)
+
+
+def _divergence(counts: NDArray[np.float64], kept: int, levels: int) -> float:
+    """KL(p || q): p are the first ``kept`` bins with all beyond in the last; q the same bins, each run of bins that
+    falls on one level made even over the bins that are not empty."""
+    inside = counts[:kept]
+    p = inside.copy()
+    p[-1] += counts[kept:].sum()
+    starts = -(-np.arange(levels) * kept // levels)  # the first bin of each level
+    filled = inside > 0
+    sums = np.add.reduceat(inside, starts)
+    nonzero = np.add.reduceat(filled.astype(np.float64), starts)
+    level = np.repeat(np.arange(levels), np.diff(np.append(starts, kept)))
+    q = np.where(filled, (sums / np.maximum(nonzero, 1))[level], 0.0)
+    p, q = _smooth(p / p.sum()), _smooth(q / max(q.sum(), 1e-300))
+    return float((p * np.log(p / q)).sum())
+
+
+def _smooth(p: NDArray[np.float64], share: float = 1e-7) -> NDArray[np.float64]:
+    """A distribution in which empty bins have a little, taken from all."""
+    smooth = np.maximum(p, share)
+    return np.asarray(smooth / smooth.sum())
+
+
+class Mix(_Histogrammed):
+    """For each tensor and dtype, the range with the least mean squared error among: the extremes, the percentiles 99.9,
+    99.99, 99.995 and 99.999, and :class:`KL`'s.
+
+    (Horizon's ``mix`` chooses among percentiles by the same measure.)
+    """
+
+    _PERCENTILES: ClassVar[tuple[float, ...]] = (99.9, 99.99, 99.995, 99.999)
+
+    def _best(self, dtype: Dtype, scheme: Scheme) -> tuple[str, Range] | None:
+        seen = self._seen
+        if seen is None:
+            return None
+        symmetric = scheme.symmetric(dtype)
+        found = {"min_max": seen}
+        found |= {f"percentile({p:g})": _percentile(self.histogram, seen, p, symmetric) for p in self._PERCENTILES}
+        found["kl(2048)"] = _entropy(self.histogram, seen, 2048, dtype, scheme)
+        sides = self.histogram.sides()
+        return min(found.items(), key=lambda item: _error(sides, item[1], dtype, scheme))
+
+    def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
+        best = self._best(dtype, scheme)
+        return None if best is None else best[1]
+
+    def describe(self, dtype: Dtype, scheme: Scheme) -> str:
+        best = self._best(dtype, scheme)
+        return "mix" if best is None else f"mix: {best[0]}"
+
+    def __str__(self) -> str:
+        return "mix"
 
 
 #: Every observer by the name that users write.
-OBSERVERS: dict[str, Callable[..., Observer]] = {"min_max": MinMax, "percentile": Percentile}
+OBSERVERS: dict[str, Callable[..., Observer]] = {
+    "min_max": MinMax,
+    "moving_average": MovingAverage,
+    "percentile": Percentile,
+    "mse": MSE,
+    "kl": KL,
+    "mix": Mix,
+}
 
 
 _SPEC = re.compile(r"(\w+)(?:\((.*)\))?")
@@ -195,7 +483,8 @@ _SPEC = re.compile(r"(\w+)(?:\((.*)\))?")
 def make_observer(spec: str) -> Observer:
     """A new observer from its name and settings, as ``str(observer)`` writes them.
 
-    ``min_max``, ``min_max(iteration=8)``, ``min_max(use_avg)``, ``percentile``, ``percentile(99.9)``.
+    ``min_max``, ``min_max(iteration=8)``, ``min_max(use_avg)``, ``moving_average(0.1)``, ``percentile(99.9)``, ``mse``,
+    ``kl``, ``kl(bins=1024)``, ``mix``.
 
     Raises:
         PorterError: PT408 for an unknown name (the nearest is named) or a setting that it does not have.
@@ -225,6 +514,7 @@ def make_observer(spec: str) -> Observer:
         else:
             plain.append(value)
     try:
-        return OBSERVERS[name](*plain, **named)
+        inspect.signature(OBSERVERS[name]).bind(*plain, **named)
     except TypeError as error:
         raise PorterError("PT408", f"{name} does not take the settings ({settings})") from error
+    return OBSERVERS[name](*plain, **named)
