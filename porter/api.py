@@ -243,10 +243,12 @@ def quantize(
 ) -> Quantized:
     """Find the quantization parameters of a legal model and simulate the quantized device.
 
+    Where the target's tensors are integers between its ops, batch norms are folded into the layers before them first.
+
     Args:
         model, target, inputs: as for :func:`check`.
         calibration: a folder of images, an .npy or .npz, ``module:function``, or an iterable of input lists.
-        dtype: "int16" or "int8".
+        dtype: a width of the target ("int16", "int8", "w8a16").
         preprocess: a TOML that says how images become inputs (needed for a folder of images).
         force: quantize although the target does not run every op.
         progress: called with (done, total) samples.
@@ -266,6 +268,7 @@ def quantize(
     graph = load(model, inputs, **(loading or {}))
     if not force:
         _require_legal(graph, chosen, "quantize")
+    graph = _without_batch_norms(graph, chosen)
     data = open_data(calibration, graph.inputs, preprocess)
     return quantize(graph, chosen, dtype, data, progress=progress, **options)
 
@@ -408,6 +411,16 @@ def _claims(allow: Collection[str]) -> Any:
 
 def _say_sample(say: Progress, dtype: str, done: int, total: int) -> None:
     say(f"{dtype}: sample {done} of {total}")
+
+
+def _without_batch_norms(graph: Graph, target: Target) -> Graph:
+    """The graph to quantize: a batch norm between two integer ops would need a requantization of its own."""
+    table = target.quantization
+    if table is None or table.flow != "tensors" or all(op.kind != "batch_norm" for op in graph.ops()):
+        return graph
+    from porter.legalize import legalize
+
+    return legalize(graph, target, (), ("fold_batch_norm",))[0]
 
 
 def _samples(graph: Graph, data: Any, count: int, seed: int, preprocess: Any = None) -> Iterable[Sequence[Array]]:

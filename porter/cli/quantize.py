@@ -11,7 +11,6 @@ import typer
 from porter.cli.app import app
 from porter.cli.options import (
     Calibration,
-    Dtype,
     Factory,
     FactoryArgs,
     Force,
@@ -33,19 +32,29 @@ def quantize(
     target: TargetName,
     calibration: Calibration,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)],
-    dtype: Annotated[Dtype, typer.Option("--dtype", help="Width of weights and activations.")] = Dtype.int16,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Width of weights and activations: int8, int16, or another of the target's.")
+    ] = "int16",
     model: Model = None,
     factory: Factory = None,
     model_arg: FactoryArgs = None,
     input_: Inputs = None,
     preprocess: Preprocess = None,
     observer: Annotated[str, typer.Option("--observer", help="How ranges are found.")] = "min_max",
-    per_channel: Annotated[bool, typer.Option("--per-channel", help="One weight scale per output channel.")] = False,
+    per_channel: Annotated[
+        bool | None,
+        typer.Option(
+            "--per-channel/--per-tensor", help="One weight scale an output channel; default: the target says."
+        ),
+    ] = None,
     first_conv: Annotated[
         bool, typer.Option("--first-conv", help="Let the first convolution take raw pixels and normalize them.")
     ] = False,
+    pin: Annotated[
+        list[str] | None, typer.Option("--pin", help="NAME=int16 or NAME=float for a layer or pattern; repeatable.")
+    ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option("--skip", help="Keep layers in float: a module path or pattern; repeatable.")
+        list[str] | None, typer.Option("--skip", help="Keep layers in float: short for --pin NAME=float; repeatable.")
     ] = None,
     force: Force = False,
     overwrite: Overwrite = False,
@@ -54,13 +63,15 @@ def quantize(
     """Find scales with the device's own numerics; write encodings, device weights, QDQ ONNX and a report per layer."""
     from porter import api
     from porter.files import check_output
+    from porter.quantize.plan import pins
     from porter.report.quantization import print_quantized
 
     check_output(output, overwrite, files(model, calibration))
     with counter("calibrating") as count:
         made = api.quantize(
-            model, target, calibration, input_, dtype=dtype.value, preprocess=preprocess, force=force,
-            progress=count, observer=observer, per_channel=per_channel, first_conv=first_conv, skip=skip or (),
+            model, target, calibration, input_, dtype=dtype, preprocess=preprocess, force=force,
+            progress=count, observer=observer, per_channel=per_channel, first_conv=first_conv,
+            pins=pins(pin or ()), skip=skip or (),
             loading=loading(factory, model_arg, run_pickled_code),
         )  # fmt: skip
     made.save(output, overwrite=overwrite)

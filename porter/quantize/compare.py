@@ -10,11 +10,11 @@ from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
 from porter.ops import Array, Op, Origin
-from porter.quantize.encodings import Encodings, layer_paths
-from porter.quantize.numerics import conv2d_float
+from porter.quantize.distribution import Distribution
+from porter.quantize.encodings import Encoding, Encodings
+from porter.quantize.numerics import conv2d_float, qrange
 from porter.quantize.plan import Plan
 from porter.quantize.report import Columns, LayerReport, OutputReport, QuantizationReport, column_axis
-from porter.quantize.scheme import Scheme
 from porter.quantize.taps import Steps, Taps
 from porter.verify import TensorError
 
@@ -49,7 +49,8 @@ def compare(
             site.path, site.op.kind, site.op.origin, site.quantized, (of_input.minimum[0], of_input.maximum[0]),
             of_input.scale[0], (min(of_weight.scale), max(of_weight.scale)),
             TensorError(site.path) if site.quantized and site.op.kind in ("conv2d", "linear") else None,
-            TensorError(site.path) if items else None,
+            TensorError(site.path) if items else None, site.width.name, _represented(of_weight),
+            _around(of_input) if items else None, _spread(site.weight.numpy()),
         )  # fmt: skip
     report.layers = list(rows.values())
     for value in graph.outputs:
@@ -80,10 +81,33 @@ def compare(
                     row.accumulated.add(reference[site.output.name], values[site.output.name])
         for site in sites:
             row = rows[site.path]
+            if row.inputs is not None:
+                row.inputs.add(reference[site.input.name])
             if row.single is not None:
                 x = encodings.input_of(site.path).fake(reference[site.input.name], encodings.rounding)
                 row.single.add(reference[site.output.name], _apply(site.op, x, fake[site.path]))
         steps()
+
+
+def _represented(encoding: Encoding) -> tuple[tuple[float, float], ...]:
+    """The real values of the smallest and the largest integer: one pair, or one for each index along the axis."""
+    low, high = qrange(encoding.dtype)
+    pairs = zip(encoding.scale, encoding.zero_point, strict=True)
+    return tuple(((low - zero) * scale, (high - zero) * scale) for scale, zero in pairs)
+
+
+def _around(encoding: Encoding) -> Distribution:
+    """A histogram of what the encoding represents and a little more on both sides, so that clipped values show."""
+    chosen = _represented(encoding)[0]
+    margin = (chosen[1] - chosen[0]) / 8
+    return Distribution(chosen[0] - margin, chosen[1] + margin, chosen)
+
+
+def _spread(weight: Array) -> Distribution:
+    low, high = float(weight.min()), float(weight.max())
+    spread = Distribution(low, high, (low, high))
+    spread.add(weight)
+    return spread
 
 
 def _apply(op: Op, x: Array, weight: Array) -> Array:
@@ -146,18 +170,21 @@ def _some(indices: Sequence[int], most: int = 8) -> str:
     return ", ".join(map(str, indices[:most])) + more
 
 
-def notes(report: QuantizationReport, graph: Graph, scheme: Scheme) -> None:
+def notes(report: QuantizationReport, graph: Graph, plan: Plan) -> None:
     """Say what is in float, and what about the device is not known."""
-    quantized = {layer.path for layer in report.layers if layer.quantized}
-    paths = layer_paths(graph)
+    scheme = plan.scheme
     report.float_kinds = dict(
-        Counter(op.kind for op in graph.ops() if paths.get(op.outputs[0].name) not in quantized).most_common()
+        Counter(op.kind for op in graph.ops() if op.outputs[0].name not in plan.integers).most_common()
     )
-    kinds = ", ".join(sorted({layer.kind for layer in report.layers if layer.quantized}))
-    report.notes.append(
-        f"{len(quantized)} layers ({kinds}) are quantized; everything else, the decoding of outputs included, stays in "
-        f"float on {scheme.target}."
-    )
+    quantized = [layer for layer in report.layers if layer.quantized]
+    kinds = ", ".join(sorted({layer.kind for layer in quantized}))
+    if scheme.flow == "operands":
+        rest = f"everything else, the decoding of outputs included, stays in float on {scheme.target}"
+    else:
+        passed = len(plan.integers) - len(quantized)
+        left = ", ".join(f"{count} {kind}" for kind, count in report.float_kinds.items())
+        rest = f"so are {passed} ops between them, and in float are {left or 'none'}"
+    report.notes.append(f"{len(quantized)} layers ({kinds}) are quantized; {rest}.")
     stored = [layer.path for layer in report.layers if not layer.quantized]
     if stored:
         report.notes.append(

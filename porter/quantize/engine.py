@@ -155,5 +155,5 @@ def quantize(
         report, graph, simulated, planned, encodings, opened.take(compare) if compare else [], column_axes or {}, steps
     )
     findings += judge_outputs(report)
-    notes(report, graph, scheme)
+    notes(report, graph, planned)
     return Quantized(simulated, graph, target, encodings, report, first, opened.preprocess)

@@ -66,8 +66,15 @@ class _Flow:
         for site in self._active():
             if site.op.kind not in PRODUCTS or not self._scheme.float_results:
                 needed.add(self._sets.root(site.result.name))
-        groups = self._groups(needed)
-        return Plan(self._scheme, width, self._sites, groups, frozenset(self._fused))
+        return Plan(
+            self._scheme, width, self._sites, self._groups(needed), frozenset(self._fused), self._integers(needed)
+        )
+
+    def _integers(self, needed: set[str]) -> frozenset[str]:
+        ops = [site.op for site in self._active()]
+        ops += [op for op in self._ops if id(op) in self._host]
+        ops += [op for op in self._ops if id(op) in self._passive and self._sets.root(op.outputs[0].name) in needed]
+        return frozenset(op.outputs[0].name for op in ops)
 
     # -- ops -----------------------------------------------------------------------------------------------------
 

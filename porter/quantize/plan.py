@@ -29,7 +29,7 @@ from porter.quantize.encodings import layer_paths
 from porter.quantize.numerics import BITS, Dtype
 from porter.quantize.scheme import PRODUCTS, Scheme, Width
 
-__all__ = ["FLOAT", "Group", "Plan", "Site", "plan"]
+__all__ = ["FLOAT", "Group", "Plan", "Site", "pins", "plan"]
 
 #: What a pin names to keep an op in float.
 FLOAT = "float"
@@ -83,13 +83,21 @@ class Group:
 
 @dataclass(slots=True)
 class Plan:
-    """What :func:`plan` decided. ``sites`` are in topological order; ``fused`` the values that are not requantized."""
+    """What :func:`plan` decided.
+
+    Fields:
+        sites: in topological order.
+        fused: the values that are not requantized, inside a product and the ops fused behind it.
+        integers: the names of the first outputs of all ops that are computed in integers, passive and fused ones too.
+        values: every value of the graph by name.
+    """
 
     scheme: Scheme
     width: str
     sites: list[Site]
     groups: list[Group]
     fused: frozenset[str] = frozenset()
+    integers: frozenset[str] = frozenset()
     values: dict[str, Value] = field(default_factory=dict)
 
     @property
@@ -109,6 +117,21 @@ class Plan:
     def group_of(self) -> dict[str, Group]:
         """The group of each value."""
         return {name: group for group in self.groups for name in group.values}
+
+
+def pins(texts: Iterable[str]) -> dict[str, str]:
+    """Pins from ``NAME=WIDTH`` texts, as ``--pin`` takes them.
+
+    Raises:
+        PorterError: PT420 for a text of another form.
+    """
+    found = {}
+    for text in texts:
+        pattern, equals, wanted = text.rpartition("=")
+        if not (equals and pattern.strip() and wanted.strip()):
+            raise PorterError("PT420", f"{text!r} is no pin", fix="Write --pin NAME=int16 or --pin 'head.*=float'.")
+        found[pattern.strip()] = wanted.strip()
+    return found
 
 
 def plan(
@@ -148,7 +171,8 @@ def plan(
                 fix="Quantize the float32 model; the device may still run the rest in float16.",
             )  # fmt: skip
     if scheme.flow == "operands":
-        made = Plan(scheme, width, sites, _operand_groups(sites))
+        computed = frozenset(site.output.name for site in sites if site.quantized)
+        made = Plan(scheme, width, sites, _operand_groups(sites), integers=computed)
     else:
         from porter.quantize.flow import tensor_flow
 
