@@ -91,7 +91,7 @@ class Located:
             "fold": "computed ahead of time",
             "rewrite": f"rewritten by {', then '.join(first.op.rewrites)}",
             "host": "runs on the host",
-            "unknown": "not in the target's description",
+            "unknown": "not known to run",
         }
         return f"{what}: {how.get(first.op.verdict, first.op.verdict)}"
 

@@ -88,6 +88,7 @@ def _group(group: Sequence[OpReport], number: dict[int, int], state: dict[int, s
     first = group[0]
     what = "constants" if first.verdict == "fold" else first.kind
     how = f" by {', then '.join(first.rewrites)}" if first.verdict == "rewrite" else ""
+    times = f" ×{len(group)}" if len(group) > 1 else ""
     known = sum(state.get(id(op)) == "known" for op in group)
     note = f" <small>{known} known</small>" if known else ""
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in distinct_reasons(group))
@@ -100,7 +101,7 @@ def _group(group: Sequence[OpReport], number: dict[int, int], state: dict[int, s
     is_open = " open" if first.verdict != "fold" else ""
     return (
         f'<details class="group {first.verdict}"{is_open}><summary><i>{first.verdict}</i> <b>{escape(what)}</b>'
-        f" ×{len(group)}{escape(how)}{note}</summary><ul>{reasons}</ul>{fix}"
+        f"{times}{escape(how)}{note}</summary><ul>{reasons}</ul>{fix}"
         f'<details><summary>where</summary><ol class="places">{places}</ol></details></details>'
     )
 

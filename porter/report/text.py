@@ -32,6 +32,7 @@ _STYLE: dict[Verdict, str] = {
 }  # fmt: skip
 #: How many places of one group are named before "and N more".
 _PLACES = 3
+_LONGEST = 240
 
 
 def console(stderr: bool = False) -> Console:
@@ -131,7 +132,9 @@ def _print_group(out: Console, group: Sequence[OpReport], fix: str, verbose: boo
     for reason in distinct_reasons(group):
         out.print(f"    {escape(reason)}", style="dim")
     if fix and first.verdict in ("unsupported", "unknown", "host"):
-        out.print(f"    fix: {escape(fix)}")
+        # Why no rule applies can take a screen.
+        cut = not verbose and len(fix) > _LONGEST
+        out.print(f"    fix: {escape(fix[:_LONGEST] + ' ... (--verbose)' if cut else fix)}")
     _print_places(out, group, verbose)
 
 

@@ -3,6 +3,8 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const WIDTH = 150, HEIGHT = 34, COLUMN = 170, ROW = 62;
   const canvas = document.getElementById("canvas"), pen = canvas.getContext("2d");
+  const strip = document.getElementById("strip"), map = strip.getContext("2d");
+  const SEVERITY = ["native", "fold", "rewrite", "host", "unknown", "unsupported"];
   const detail = document.getElementById("detail"), hits = document.getElementById("hits");
   const nodes = data.nodes.map(([kind, name, verdict, x, layer, place, reasons, rewrites, shapes, state, fix]) => ({
     kind: data.texts[kind], name: data.texts[name], verdict: data.verdicts[verdict],
@@ -49,6 +51,27 @@
         const n = nodes[i];
         if (n.x + WIDTH / 2 >= left && n.x - WIDTH / 2 <= right) drawNode(n, i, readable);
       }
+    drawMap(height);
+  }
+
+  // The strip: the whole graph from top to bottom, each line in the colour of the worst verdict there.
+  function drawMap(height) {
+    const dots = devicePixelRatio, tall = bounds.bottom + ROW;
+    strip.width = strip.clientWidth * dots;
+    strip.height = height * dots;
+    const lines = Math.min(height, tall / ROW), worst = new Int8Array(Math.ceil(lines)).fill(-1);
+    for (const n of nodes) {
+      const line = Math.floor((n.y / tall) * lines);
+      if (shown[n.verdict]) worst[line] = Math.max(worst[line], SEVERITY.indexOf(n.verdict));
+    }
+    map.setTransform(dots, 0, 0, dots, 0, 0);
+    worst.forEach((rank, line) => {
+      map.fillStyle = rank < 0 ? color.back : color[SEVERITY[rank]];
+      map.fillRect(3, (line / lines) * height, strip.clientWidth - 6, height / lines + 0.5);
+    });
+    map.strokeStyle = color.ink;
+    map.lineWidth = 2;
+    map.strokeRect(1, ((top + HEIGHT) / tall) * height, strip.clientWidth - 2, Math.max(4, (height / scale / tall) * height));
   }
 
   function drawEdges(first, last) {
@@ -80,7 +103,9 @@
     const faint = !shown[n.verdict] || (found.size && !found.has(i));
     pen.globalAlpha = faint ? 0.15 : 1;
     pen.fillStyle = color[n.verdict];
-    pen.fillRect(n.x - WIDTH / 2, n.y - HEIGHT / 2, WIDTH, HEIGHT);
+    // From afar a node is still a dot.
+    const wide = Math.max(WIDTH, 6 / scale), tall = Math.max(HEIGHT, 1 / scale);
+    pen.fillRect(n.x - wide / 2, n.y - tall / 2, wide, tall);
     if (i === chosen || found.has(i) || n.state === "new") {
       pen.strokeStyle = color.ink;
       pen.lineWidth = i === chosen ? 4 : 1.5;
@@ -100,6 +125,7 @@
   const shorten = (text) => (text.length > 28 ? "…" + text.slice(-27) : text);
 
   function fit() {
+    go(-1, false);
     const width = canvas.clientWidth, height = canvas.clientHeight;
     const wide = bounds.right - bounds.left + WIDTH + 160, tall = bounds.bottom + HEIGHT + 60;
     scale = Math.min(width / wide, height / tall, 1);
@@ -109,9 +135,9 @@
   }
 
   function start() {
-    // Readable from the first moment: the first problem, or the top of the graph.
-    const first = nodes.findIndex((n) => n.verdict !== "native" && n.verdict !== "fold");
-    if (first >= 0) go(first, true);
+    // Readable from the first moment: the worst problem, or the top of the graph.
+    const worst = ["unsupported", "unknown", "host", "rewrite"].find((v) => nodes.some((n) => n.verdict === v));
+    if (worst) go(nodes.findIndex((n) => n.verdict === worst), true);
     else centre(nodes[0] || { x: 0, y: 0 }, 0.8);
   }
 
@@ -145,7 +171,7 @@
     redraw();
   }
 
-  const problems = nodes.map((_, i) => i).filter((i) => nodes[i].verdict !== "native");
+  const problems = nodes.map((_, i) => i).filter((i) => !["native", "fold"].includes(nodes[i].verdict));
   function next() {
     const pool = found.size ? [...found] : problems.filter((i) => shown[nodes[i].verdict]);
     if (pool.length) go(pool.find((i) => i > chosen) ?? pool[0], true);
@@ -167,6 +193,14 @@
     scale = now;
     redraw();
   }
+
+  const jump = (event) => {
+    const share = (event.clientY - strip.getBoundingClientRect().top) / strip.clientHeight;
+    top = share * (bounds.bottom + ROW) - canvas.clientHeight / scale / 2;
+    redraw();
+  };
+  strip.addEventListener("pointerdown", (e) => { strip.setPointerCapture(e.pointerId); jump(e); });
+  strip.addEventListener("pointermove", (e) => { if (e.buttons) jump(e); });
 
   let drag = null;
   canvas.addEventListener("pointerdown", (e) => {
