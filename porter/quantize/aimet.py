@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from porter.errors import PorterError
 from porter.graph import Graph
@@ -284,4 +284,4 @@ def _read_plain(name: str, item: Mapping[str, Any], where: str | None) -> Encodi
     scales = _numbers(name, item, "y_scale", where)
     zeros = _integers(name, item, "y_zero_point", where, [0] * len(scales))
     axis = _integers(name, item, "axis", where)[0] if "axis" in item else None
-    return _made(name, cast(Dtype, dtype), scales, zeros, axis, where)
+    return _made(name, dtype, scales, zeros, axis, where)

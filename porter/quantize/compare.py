@@ -53,7 +53,7 @@ def compare(
             _around(of_input) if items else None, _spread(site.weight.numpy()),
         )  # fmt: skip
     report.layers = list(rows.values())
-    for value in graph.outputs:
+    for value in graph.outputs if items else ():
         if (value.dtype or "").startswith("float") and value.shape:
             axis = column_axes.get(value.name, column_axis(value.shape))
             if not -len(value.shape) <= axis < len(value.shape):
@@ -98,9 +98,9 @@ def _represented(encoding: Encoding) -> tuple[tuple[float, float], ...]:
 
 def _around(encoding: Encoding) -> Distribution:
     """A histogram of what the encoding represents and a little more on both sides, so that clipped values show."""
-    chosen = _represented(encoding)[0]
-    margin = (chosen[1] - chosen[0]) / 8
-    return Distribution(chosen[0] - margin, chosen[1] + margin, chosen)
+    (low, high), half = _represented(encoding)[0], encoding.scale[0] / 2
+    margin = (high - low) / 8
+    return Distribution(low - margin, high + margin, (low - half, high + half))
 
 
 def _spread(weight: Array) -> Distribution:

@@ -20,7 +20,7 @@ class Distribution:
     """A histogram of ``bins`` equal bins over [low, high], streaming.
 
     What lies outside of it is counted in ``below`` and ``above``, so that nothing is lost silently; ``clipped`` counts
-    what lies outside ``chosen``, the range that integers can represent; ``zeros`` exact zeros, which rectified tensors
+    what lies outside ``chosen``, the values that round to an integer in range; ``zeros`` exact zeros, which rectified tensors
     are full of.
     """
 
@@ -56,4 +56,5 @@ class Distribution:
             "above": self.above,
             "zeros": self.zeros,
             "clipped": self.clipped,
+            "chosen": list(self.chosen),
         }

@@ -14,6 +14,7 @@ from porter.errors import PorterError
 from porter.findings import Finding
 from porter.ops import Array, Value
 from porter.paths import PARAMETERS, module_paths
+from porter.quantize.aimet import to_aimet
 from porter.quantize.numerics import Dtype, stored_scale
 
 if TYPE_CHECKING:
@@ -146,24 +147,36 @@ def write_qdq(quantized: Quantized, path: Path, opset: int = 17) -> None:
 def write_all(quantized: Quantized, folder: Path) -> list[Path]:
     """Write everything into an existing folder, and return the files.
 
-    ``encodings.json``; ``model_<dtype>.onnx`` (QDQ); ``report.json`` and ``report.txt``; for Cambricon targets
-    ``weights_<dtype>.pt``; ``preprocess.json`` where images were calibrated on.
+    ``encodings.json``, and the same for other tools as ``encodings_aimet.json``; ``model_<dtype>.onnx`` (QDQ), and for
+    a torch model ``model_<dtype>.pt2``, which ``torch.export.load`` reads; ``report.json``, ``report.txt`` and
+    ``report.html``; for Cambricon targets ``weights_<dtype>.pt``; ``preprocess.json`` where images were calibrated on.
     """
-    dtype = quantized.encodings.dtype
-    written = {name: folder / name for name in ("encodings.json", "report.json", "report.txt", f"model_{dtype}.onnx")}
-    quantized.encodings.save(written["encodings.json"])
-    written["report.json"].write_text(json.dumps(quantized.report.to_json(), indent=1) + "\n", encoding="utf-8")
-    lines = [quantized.report.text(), *map(_line, quantized.findings)]
-    written["report.txt"].write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_qdq(quantized, written[f"model_{dtype}.onnx"])
+    from porter.report.quantization_html import quantization_html
+
+    dtype, report = quantized.encodings.dtype, quantized.report
+    lines = [report.text(), *map(_line, quantized.findings)]
+    aimet = to_aimet(quantized.encodings, quantized.original)
+    texts = {
+        "encodings_aimet.json": json.dumps(aimet, indent=1),
+        "report.json": json.dumps(report.to_json(), indent=1),
+        "report.txt": "\n".join(lines),
+        "report.html": quantization_html(report).rstrip("\n"),
+    }
+    if quantized.preprocess is not None:
+        texts["preprocess.json"] = json.dumps(quantized.preprocess.to_json(), indent=1)
+    for name, text in texts.items():
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    written = [folder / name for name in ("encodings.json", f"model_{dtype}.onnx", *texts)]
+    quantized.encodings.save(folder / "encodings.json")
+    write_qdq(quantized, folder / f"model_{dtype}.onnx")
+    if quantized.graph.dialect == "fx":
+        written.append(folder / f"model_{dtype}.pt2")
+        quantized.graph.save(written[-1])
     artifact = quantized.target.artifact
     if artifact is not None and artifact.kind.startswith("cambricon"):
-        written["weights"] = folder / f"weights_{dtype}.pt"
-        write_state_dict(quantized, written["weights"])
-    if quantized.preprocess is not None:
-        written["preprocess"] = folder / "preprocess.json"
-        written["preprocess"].write_text(json.dumps(quantized.preprocess.to_json(), indent=1) + "\n", encoding="utf-8")
-    return list(written.values())
+        written.append(folder / f"weights_{dtype}.pt")
+        write_state_dict(quantized, written[-1])
+    return written
 
 
 def _line(finding: Finding) -> str:

@@ -111,7 +111,10 @@ def test_the_folder(tmp_path):
     quantized = made("int16")
     quantized.save(tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
-    assert names == {"encodings.json", "model_int16.onnx", "report.json", "report.txt", "weights_int16.pt"}
+    assert names == {
+        "encodings.json", "encodings_aimet.json", "model_int16.onnx", "report.html", "report.json", "report.txt",
+        "weights_int16.pt",
+    }  # fmt: skip
     assert Encodings.load(tmp_path / "out" / "encodings.json") == quantized.encodings
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["ok"] is True
