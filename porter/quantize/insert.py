@@ -37,7 +37,7 @@ def insert(graph: Graph, encodings: Encodings) -> Graph:
     """
     encodings.check(graph)
     inserter = _Inserter(encodings, layer_paths(graph), {value.name for value in graph.inputs})
-    copy = graph.copy()
+    copy = graph.quantizable()
     while True:  # a pass reads what an earlier one made: values that several ops read are quantized once
         replacements = inserter.replacements(copy.ops())
         if not replacements:
