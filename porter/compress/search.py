@@ -36,7 +36,7 @@ __all__ = ["UNUSABLE", "Evaluate", "Grid", "Record", "Search", "Study"]
 
 _VARIABLE = "value"
 _RECORD, _WORKER, _ABOUT = "record", "worker", "about"
-_JOURNAL = "journal.log"
+_JOURNAL, _LOCK = "journal.log", "study.lock"
 #: Trials before the sampler models what it has seen. Optuna's default of ten is the whole of a usual search here.
 _STARTUP = 4
 
@@ -94,7 +94,7 @@ class Study:
         self._search = search
         self._folder = _study_folder(search.folder)
         self._about = json.loads(json.dumps(dict(search.about)))
-        with self._locked("study.lock"):
+        with self._locked(_LOCK):
             self._study = self._open()
             self._reclaim()
 
@@ -160,7 +160,7 @@ class Study:
                 study_name="porter", storage=storage, direction="maximize", load_if_exists=True,
                 sampler=_untried(inner, self._search.grid.values),
             )  # fmt: skip
-        except (ValueError, KeyError) as error:
+        except Exception as error:  # Optuna replays a damaged journal until something of its own breaks
             raise PorterError(
                 "PT624", f"{path} is not the journal of a study: {error}", str(path), "Name another --study folder."
             ) from error
@@ -200,7 +200,7 @@ class Study:
         from optuna.trial import TrialState
 
         grid = self._search.grid
-        with self._locked("study.lock"):
+        with self._locked(_LOCK):
             self._reclaim()
             states = (TrialState.COMPLETE, TrialState.RUNNING)
             taken = self._study.get_trials(deepcopy=False, states=states)
@@ -239,13 +239,14 @@ class Study:
 
 def _study_folder(folder: Path) -> Path:
     """The folder of a study, made if there is none; an existing one must be a study's."""
-    if folder.is_dir() and ((folder / _JOURNAL).is_file() or not any(folder.iterdir())):
+    # Another worker may have made the folder a moment ago: its lock comes before the journal.
+    if folder.is_dir() and ((folder / _LOCK).is_file() or (folder / _JOURNAL).is_file() or not any(folder.iterdir())):
         return folder
     if folder.exists():
         raise PorterError("PT512", f"{folder} exists and is not the folder of a study", str(folder),
                           "Name another folder with --study.")  # fmt: skip
     check_output(folder, folder=True)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     return folder
 
 

@@ -56,7 +56,7 @@ def _print_sources(out: Console, scaled: Scaled) -> None:
     out.print(f"the latency of the requirement is {which}")
     for what, sources in (
         ("estimate: the roofline of each op, summed, for", {c.estimated_at for c in scaled.candidates}),
-        ("measured: one input through the rewritten model in float32 on", {c.measured_on for c in scaled.candidates}),
+        ("measured: the fastest run of the rewritten model in float32 on", {c.measured_on for c in scaled.candidates}),
     ):
         for source in sorted(sources - {""}):
             out.print(f"  {what} {escape(source)}")
@@ -91,18 +91,18 @@ def _number(value: float | None, form: str) -> str:
 def print_compared(out: Console, compared: Compared) -> None:
     """Print the models with both latencies, and how alike the two order them."""
     right = [Column(name, justify="right") for name in (
-        "MMACs", "params", "weights MB", "activations MB", "estimate ms", "measured ms", "10 % to 90 %")]  # fmt: skip
+        "MMACs", "params", "weights MB", "activations MB", "estimate ms", "measured ms", "median", "90 %")]  # fmt: skip
     table = Table("model", *right, box=None, pad_edge=False)
     for made, measured in compared.rows:
         table.add_row(
             escape(made.model), f"{made.macs / 1e6:,.1f}", f"{made.params:,}", f"{made.weight_bytes / 1e6:.3f}",
             f"{made.peak_bytes / 1e6:.3f}", f"{made.milliseconds:.4g}", f"{measured.milliseconds:.4g}",
-            f"{measured.low:.4g} to {measured.high:.4g}",
+            f"{measured.median:.4g}", f"{measured.high:.4g}",
         )  # fmt: skip
     out.print(table)
     rates = compared.rows[0][0].rates
     out.print(f"estimate: the roofline of each op, summed, for {escape('; '.join((rates.name, *rates.notes)))}")
-    out.print(f"measured: float32 on {escape(compared.rows[0][1].machine)}")
+    out.print(f"measured: the fastest run in float32 on {escape(compared.rows[0][1].machine)}")
     if compared.correlation is not None:
         out.print(f"rank correlation of the two (Spearman): {compared.correlation:.3f}")
 

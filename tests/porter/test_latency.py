@@ -219,7 +219,7 @@ def test_a_target_without_rates_has_no_estimate() -> None:
 
 def test_measuring_says_where(small: FxGraph) -> None:
     found = measure(small, runs=5, budget=0.05)
-    assert 0 < found.low <= found.milliseconds <= found.high
+    assert 0 < found.milliseconds <= found.median <= found.high
     assert "onnxruntime" in found.machine and "1 thread" in found.machine
     assert found.runs >= 5
 
