@@ -42,8 +42,9 @@ from porter.dialects.onnx_proto import (
     tensor_array,
 )
 from porter.dialects.onnx_read import InputSpecs, Model, read_model, type_proto
-from porter.dialects.onnx_run import LARGE, Session, check_inputs
+from porter.dialects.onnx_run import LARGE, Session
 from porter.errors import PorterError
+from porter.feeds import check_inputs
 from porter.graph import Graph
 from porter.ops import Array, Op, Value
 from porter.rewrite import Fragment
@@ -56,6 +57,8 @@ LEDGER = "porter.ledger"
 _INSIDE = 1_800_000_000
 #: IR version of models that porter makes: the first with metadata_props of nodes.
 _IR_VERSION = 10
+#: The first opset in which QuantizeLinear and DequantizeLinear have an axis.
+_PER_CHANNEL = 13
 #: Intermediate results of evaluate() may be this many times larger than its results.
 _SLACK = 4
 #: Bytes of an operand that is computed from constants for one op alone.
@@ -79,7 +82,7 @@ class OnnxGraph(Graph):
         self._constants = Constants(self._read, model.types, self._producer, model.opset)
         self._lifted: dict[int, Op] = {}
         self._ops: list[Op] | None = None
-        self._sessions: dict[tuple[str, ...], Session] = {}
+        self._sessions: dict[tuple[bool, tuple[str, ...]], Session] = {}
         self._applied: dict[tuple[Any, ...], Session] = {}
         self.inputs = [self._value(name) for name in model.inputs]
         self.outputs = [self._value(name) for name in model.outputs]
@@ -326,7 +329,9 @@ class OnnxGraph(Graph):
         """
         return evaluate(self._model, self._producer, self._value, [v.name for v in values], limit, limit * _SLACK)
 
-    def run(self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = ()) -> list[Array]:
+    def run(
+        self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = (), *, fast: bool = False
+    ) -> list[Array]:
         """See :meth:`Graph.run`. Threads: environment variables PORTER_THREADS, else OMP_NUM_THREADS, else one a core.
 
         Raises:
@@ -346,10 +351,10 @@ class OnnxGraph(Graph):
                 raise PorterError("PT506", f"the model has no value {name!r}", self.source)
             elif name not in self._model.outputs:
                 wanted.append(name)
-        key = tuple(dict.fromkeys(wanted))
+        key = fast, tuple(dict.fromkeys(wanted))
         session = self._sessions.get(key)
         if session is None:
-            session = self._sessions[key] = self._session(key)
+            session = self._sessions[key] = self._session(key[1], fast)
         computed = [name for name in dict.fromkeys(names) if name not in ready]
         ready.update(zip(computed, session.run(feeds, computed), strict=True))
         return [ready[name] for name in names]
@@ -389,7 +394,7 @@ class OnnxGraph(Graph):
             raise ValueError(f"{name}, which {op.name} reads, is neither given nor a constant")
         return data
 
-    def _session(self, taps: Sequence[str]) -> Session:
+    def _session(self, taps: Sequence[str], fast: bool) -> Session:
         fed: dict[str, Array] = {}
         if sum(nbytes(t.dims, t.data_type) for t in self._model.tensors.values() if not external(t)) > _INSIDE:
             for name, tensor in self._model.tensors.items():
@@ -404,9 +409,18 @@ class OnnxGraph(Graph):
             if kind[1] is not None:
                 value.type.CopyFrom(type_proto(kind))
             proto.graph.output.append(value)
-        return Session(proto, self._model.folder, fed, self.source)
+        return Session(proto, self._model.folder, fed, self.source, fast)
 
     # -- copying and saving ------------------------------------------------------------------------
+
+    def quantizable(self) -> OnnxGraph:
+        """See :meth:`Graph.quantizable`: below opset 13, which has QuantizeLinear per tensor only, every op is lowered
+        again for that opset.
+
+        Raises:
+            PorterError: PT351 when an op has no form there.
+        """
+        return self.copy() if self._model.opset >= _PER_CHANNEL else OnnxGraph._bridged(self, _PER_CHANNEL)
 
     def copy(self) -> OnnxGraph:
         """An independent graph. Nodes and weights are shared: a change makes new ones."""
