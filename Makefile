@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Two workers on two cores, one thread each: torch and onnxruntime would otherwise start a pool in every worker.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint test-torch13 test-upstream bench clean
+.PHONY: demo demo-prune test lint test-torch13 test-upstream bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## port YOLOX-nano to the MLU270 at int16 and show what happened
 	$(BIN)/python -m examples.yolox_mlu270.demo
+
+demo-prune: $(READY)  ## sparse training, pruning and fine-tuning of a YOLOv3, then int8 and int16 for two devices
+	$(BIN)/python -m examples.yolov3_prune.demo
 
 lint: $(READY)
 	$(BIN)/ruff check .

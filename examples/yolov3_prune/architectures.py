@@ -35,9 +35,7 @@ class _Writer:
     """Sections in the order of the file. Widths are scaled; a head's are not."""
 
     def __init__(self, size: int, classes: int, anchors: Sequence[tuple[int, int]], width: float) -> None:
-        self.sections: list[tuple[str, Mapping[str, Value]]] = [
-            ("net", {"width": size, "height": size, "channels": 3})
-        ]
+        self.sections: list[tuple[str, Mapping[str, Value]]] = [("net", {"width": size, "height": size, "channels": 3})]
         self.classes = classes
         self.anchors = anchors
         self.width = width
@@ -155,7 +153,15 @@ def yolov3_mobilenetv2(size: int, classes: int, anchors: Sequence[tuple[int, int
     w.conv(w.scaled(32), 3, stride=2)
     before = w.scaled(32)
     taps = {}
-    for filters, blocks, stride in ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1)):
+    for filters, blocks, stride in (
+        (16, 1, 1),
+        (24, 2, 2),
+        (32, 3, 2),
+        (64, 4, 2),
+        (96, 3, 1),
+        (160, 3, 2),
+        (320, 1, 1),
+    ):
         for block in range(blocks):
             step = stride if block == 0 else 1
             hidden = before if filters == 16 else int(EXPANSION * before)

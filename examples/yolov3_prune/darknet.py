@@ -104,6 +104,11 @@ class Convolutional(nn.Module):
         kind = ACTIVATIONS[name]
         self.act = nn.LeakyReLU(0.1) if kind is nn.LeakyReLU else kind() if kind else None
 
+    @property
+    def removed(self) -> bool:
+        """Whether pruning put something else in the place of the convolution."""
+        return not isinstance(self.conv, nn.Conv2d)
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         if self.bn is not None:
@@ -149,7 +154,7 @@ class Darknet(nn.Module):
 
     def __init__(self, cfg: str) -> None:
         super().__init__()
-        net, *sections = parse_cfg(cfg)
+        net, *sections = self.sections = parse_cfg(cfg)
         self.size = (net.integer("height"), net.integer("width"))
         self.classes = 0
         self.layers = nn.ModuleList()
@@ -192,8 +197,8 @@ class Darknet(nn.Module):
         return rows.reshape(n, -1, columns)
 
     def convolutions(self) -> Iterator[Convolutional]:
-        """The convolutional layers in the order of the file, which is the order of a .weights file."""
-        return (layer for layer in self.layers if isinstance(layer, Convolutional))
+        """The convolutional layers that are there, in the order of the file, which is that of a .weights file."""
+        return (layer for layer in self.layers if isinstance(layer, Convolutional) and not layer.removed)
 
 
 class Concat(nn.Module):
@@ -208,6 +213,35 @@ class Add(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return x + skip
+
+
+def cfg_of(model: Darknet) -> str:
+    """The .cfg text of a network as it is now: with the channels that pruning left, without the blocks it removed.
+
+    References between layers are written as absolute indices.
+    """
+    net, *sections = model.sections
+    written: list[tuple[str, Mapping[str, Value]]] = [(net.kind, net.options)]
+    place: dict[int, int] = {}  # old index of a layer to the new index of the one that gives its output
+    for index, (section, layer) in enumerate(zip(sections, model.layers, strict=True)):
+        options: dict[str, Value] = dict(section.options)
+        sources = [place.get(source) for source in model.sources[index]]
+        if isinstance(layer, Convolutional):
+            if layer.removed:
+                continue
+            options["filters"] = layer.conv.out_channels
+            if layer.conv.groups > 1:
+                options["groups"] = layer.conv.groups
+        elif section.kind == "route":
+            options["layers"] = ", ".join(map(str, sources))
+        elif section.kind == "shortcut":
+            if sources[0] is None:  # its branch is gone: the sum is what it started from
+                place[index] = place[model.sources[index][1]]
+                continue
+            options["from"] = sources[1] if sources[1] is not None else options["from"]
+        place[index] = len(written) - 1
+        written.append((section.kind, options))
+    return format_cfg(written)
 
 
 Shape = tuple[int, int, int]

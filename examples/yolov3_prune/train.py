@@ -175,7 +175,9 @@ def main() -> None:
     if args.weights:
         load_weights(model, args.weights)
     sparse = SparseTraining(model, args.s) if args.sr else None
-    average = fit(model, args.steps, rate=args.rate, first=args.first, sparse=sparse, say=lambda t: print(t, flush=True))
+    average = fit(
+        model, args.steps, rate=args.rate, first=args.first, sparse=sparse, say=lambda t: print(t, flush=True)
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(average, args.out, seen=args.first + args.steps * BATCH)
     if sparse is not None:
