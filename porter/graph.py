@@ -51,8 +51,16 @@ class Graph(ABC):
         """
 
     @abstractmethod
-    def run(self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = ()) -> list[Array]:
+    def run(
+        self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = (), *, fast: bool = False
+    ) -> list[Array]:
         """Run on the host: the outputs in order, then the values named by ``taps``.
+
+        Args:
+            inputs: in order, or by name.
+            taps: names of values.
+            fast: let the framework fuse and reorder what it computes, as in deployment; results then differ by a few
+                float roundings. Never for graphs with ``quantize`` ops, whose integers such a rounding can change.
 
         Raises :class:`~porter.errors.PorterError` when an input is missing or has the wrong shape or dtype.
         """
@@ -70,6 +78,10 @@ class Graph(ABC):
     @abstractmethod
     def copy(self) -> Graph:
         """An independent graph (weights may be shared, they are never written)."""
+
+    def quantizable(self) -> Graph:
+        """A copy that can hold ``quantize`` and ``dequantize`` ops of every form, per channel too."""
+        return self.copy()
 
     @abstractmethod
     def with_constants(self, data: Mapping[str, Array]) -> Graph:

@@ -212,7 +212,9 @@ class FxGraph(Graph):
                 if done not in keep:
                     env.pop(done, None)
 
-    def run(self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = ()) -> list[Array]:
+    def run(
+        self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = (), *, fast: bool = False
+    ) -> list[Array]:
         """Run on the CPU: the outputs in order, then the values named by ``taps``.
 
         Raises:
