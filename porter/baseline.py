@@ -223,8 +223,10 @@ def write_baseline(
     """
     entries = _entries(with_ops(report), places or Places())
     made = Baseline(report.target, report.model, tuple(entries), os.fspath(path))
+    text = json.dumps(made.to_json(), indent=1, ensure_ascii=False) + "\n"
     with atomic_file(path, overwrite) as temporary:
-        temporary.write_text(json.dumps(made.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        # What is no UTF-8 (in a file's name) becomes an escape, which JSON reads back.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return made
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The difference of two reports: two versions of a model, two targets, or two releases of porter.
 
-Ops are paired by kind and name, then by kind and module path, then by kind alone within what is left of a module or
-of the numbered names of an exporter; what has no partner is new or gone.
+Ops are paired by kind, name and module path; what is left by kind and place, which is the module path, or else the name
+without numbers (exporters number nodes anew). What has no partner then is new or gone.
 """
 
 from __future__ import annotations

@@ -66,10 +66,13 @@ FORMATS: dict[str, Format] = {
 
 
 def render(name: str, gate: Gate, context: Context) -> str:
-    """A gate in the format ``name`` (a key of :data:`FORMATS`), without a newline at the end."""
+    """A gate in the format ``name`` (a key of :data:`FORMATS`), without a newline at the end.
+
+    A file's name may hold bytes that are no UTF-8; a report shows them as question marks.
+    """
     module, _, function = FORMATS[name].function.partition(":")
     emit: Callable[[Gate, Context], str] = getattr(import_module(module), function)
-    return emit(gate, context)
+    return emit(gate, context).encode("utf-8", "replace").decode("utf-8")
 
 
 def format_of(path: str | os.PathLike[str]) -> str:

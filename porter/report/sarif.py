@@ -39,7 +39,7 @@ def to_sarif(gate: Gate, context: Context) -> str:
     results = [_result(group, used.index(group.first.code), gate, context, seen) for group in groups]
     run = {
         "tool": {"driver": {"name": "porter", "semanticVersion": version("porter-ml"), "rules": _rules(used)}},
-        "automationDetails": {"id": f"porter/{quote(gate.report.target)}/{quote(gate.report.model)}/"},
+        "automationDetails": {"id": f"porter/{_quoted(gate.report.target)}/{_quoted(gate.report.model)}/"},
         "originalUriBaseIds": {_ROOT: {"description": {"text": "The folder that porter was run in."}}},
         "columnKind": "unicodeCodePoints",
         "invocations": [{"executionSuccessful": True}],
@@ -107,4 +107,8 @@ def _location(group: Located, context: Context) -> dict[str, Any]:
 
 
 def _artifact(path: str) -> dict[str, str]:
-    return {"uri": quote(path), "uriBaseId": _ROOT}
+    return {"uri": _quoted(path), "uriBaseId": _ROOT}
+
+
+def _quoted(text: str) -> str:
+    return quote(text, errors="surrogateescape")

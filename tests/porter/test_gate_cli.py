@@ -101,6 +101,16 @@ def test_bad_input_writes_nothing(porter, net, tmp_path, arguments, code):
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes")
+def test_a_model_whose_name_is_no_utf8(porter, net, tmp_path):
+    odd = tmp_path / "n\udcff.onnx"
+    net.rename(odd)
+    outputs = [word for name in ("r.sarif", "r.html", "r.md", "r.xml", "r.json", "r.github") for word in ("-o", name)]
+    assert porter("check", "-t", "mlu270", odd, *outputs, "--write-baseline", "known.json")[0] == 0
+    assert "n%FF.onnx" in (tmp_path / "r.sarif").read_text()
+    assert porter("check", "-t", "mlu270", odd, "--baseline", "known.json")[0] == 0
+
+
 def test_an_output_is_not_replaced_unless_asked(porter, net, tmp_path):
     (tmp_path / "r.md").write_text("mine")
     assert porter("check", "-t", "mlu270", net, "-o", "r.md")[0] == 2
