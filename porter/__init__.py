@@ -12,7 +12,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from porter.api import Ported, Rewritten, check, debug, emit, port, quantize, resave, rewrite, save, verify
+from porter.api import Ported, Rewritten, check, debug, emit, port, quantize, resave, rewrite, run, save, verify
 from porter.errors import PorterError
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Finding", "Graph", "OpReport", "Ported", "PorterError", "Report", "Rewritten", "Target",
-    "check", "debug", "emit", "load", "port", "prune", "quantize", "resave", "rewrite", "save", "verify",
+    "check", "debug", "emit", "load", "port", "prune", "quantize", "resave", "rewrite", "run",
+    "save", "verify",
 ]  # fmt: skip
 
 _LATER = {

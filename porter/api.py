@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from porter.graph import Graph
     from porter.legalize import Ledger
     from porter.ops import Array
+    from porter.quantize.encodings import Encodings
     from porter.quantize.engine import Quantized
+    from porter.quantize.running import Ran
     from porter.target import Target
     from porter.verify import Evidence
 
 __all__ = [
-    "Ported", "Rewritten", "check", "debug", "emit", "port", "quantize", "resave", "rewrite", "save", "verify",
+    "Ported", "Rewritten", "check", "debug", "emit", "port", "quantize", "resave", "rewrite", "run",
+    "save", "verify",
 ]  # fmt: skip
 
 Progress = Callable[[str], None]
@@ -236,6 +239,7 @@ def quantize(
     *,
     dtype: str = "int16",
     preprocess: Any = None,
+    encodings: Any = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
     loading: Mapping[str, Any] | None = None,
@@ -250,6 +254,8 @@ def quantize(
         calibration: a folder of images, an .npy or .npz, ``module:function``, or an iterable of input lists.
         dtype: a width of the target ("int16", "int8", "w8a16").
         preprocess: a TOML that says how images become inputs (needed for a folder of images).
+        encodings: found elsewhere, used in place of what calibration finds: a JSON file of porter's or of AIMET's, or
+            what :func:`porter.quantize.adopt.read_encodings` made of one.
         force: quantize although the target does not run every op.
         progress: called with (done, total) samples.
         loading: ``factory``, ``factory_args``, ``run_pickled_code``, as :func:`porter.loading.load` takes them.
@@ -262,15 +268,66 @@ def quantize(
     """
     from porter.data import open_data
     from porter.loading import load
+    from porter.quantize.adopt import read_encodings
     from porter.quantize.engine import quantize
 
     chosen = _target(target)
+    given = read_encodings(encodings) if isinstance(encodings, (str, Path)) else encodings
     graph = load(model, inputs, **(loading or {}))
     if not force:
         _require_legal(graph, chosen, "quantize")
     graph = _without_batch_norms(graph, chosen)
     data = open_data(calibration, graph.inputs, preprocess)
-    return quantize(graph, chosen, dtype, data, progress=progress, **options)
+    return quantize(graph, chosen, dtype, data, encodings=given, progress=progress, **options)
+
+
+def run(
+    model: Any,
+    target: Target | str | Path | None = None,
+    inputs: Any = None,
+    *,
+    form: str = "int",
+    encodings: Encodings | str | Path | None = None,
+    data: Any = None,
+    preprocess: Any = None,
+    taps: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+    **loading: Any,
+) -> Ran:
+    """Run a quantized model as its device does, in true integers; or fake-quantized; or any model in float.
+
+    Args:
+        model, inputs, loading: as for :func:`check`; with QuantizeLinear and DequantizeLinear inside (what
+            :func:`quantize` writes, or any QDQ ONNX), or a float model with ``encodings``.
+        target: whose numerics to follow; default: that of the encodings, else ONNX's own rules.
+        form: "int", "fake" or "float"; see :mod:`porter.quantize.simulate`.
+        encodings: of this very model, or their file.
+        data, preprocess: inputs as for :func:`quantize`; one random input without them.
+        taps: names or patterns of values that are wanted beside the outputs.
+        seed: of the random input.
+        progress: called with a short text at each run.
+
+    Raises:
+        PorterError: PT412, PT413 for encodings that are damaged or of another model; PT440 when nothing is quantized;
+            the model, the target or the data is wrong.
+    """
+    from porter.data import open_data, random_inputs
+    from porter.loading import load
+    from porter.quantize.encodings import Encodings
+    from porter.quantize.insert import insert
+    from porter.quantize.running import run
+    from porter.quantize.scheme import Scheme
+
+    graph = load(model, inputs, **loading)
+    items = open_data(data, graph.inputs, preprocess) if data is not None else random_inputs(graph.inputs, 1, seed)
+    if encodings is not None and form != "float":
+        if not isinstance(encodings, Encodings):
+            encodings = Encodings.load(encodings)
+        target = encodings.target if target is None else target
+        graph = insert(graph, encodings)
+    scheme = None if target is None or form == "float" else Scheme.of(_target(target))
+    return run(graph, items, form, scheme, taps, progress)  # type: ignore[arg-type]
 
 
 def emit(

@@ -46,14 +46,15 @@ class SimResult:
     Fields:
         outputs: the graph's outputs in order, in their own dtypes.
         taps: the named values; a quantized one as its integers, every other as float32.
-        uncertain: each rule that the run depends on and that is not certain of the target, as a sentence.
+        uncertain: for each rule that the run depends on and that is not certain of the target ("rounding",
+            "accumulator", "tables"), a sentence.
         overflows: for the name of an op, how many of its sums the accumulator does not hold (they are kept exact).
         integer, floating: how many ops of each kind were computed exactly, and in float.
     """
 
     outputs: list[Array]
     taps: dict[str, Array]
-    uncertain: list[str]
+    uncertain: dict[str, str]
     overflows: dict[str, int]
     integer: Counter[str]
     floating: Counter[str]
@@ -160,7 +161,7 @@ class Simulator:
         outputs = [_plain(self._operand(v, env)).astype(v.dtype or "float32", copy=False) for v in self._graph.outputs]
         self._say_rounding()
         taps = {name: taps[name] for name in self._taps}
-        return SimResult(outputs, taps, list(facts.uncertain.values()), facts.overflows, facts.integer, facts.floating)
+        return SimResult(outputs, taps, facts.uncertain, facts.overflows, facts.integer, facts.floating)
 
     @staticmethod
     def _operand(value: Value | None, env: Mapping[str, Operand]) -> Operand:
