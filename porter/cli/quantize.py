@@ -56,6 +56,9 @@ def quantize(
     skip: Annotated[
         list[str] | None, typer.Option("--skip", help="Keep layers in float: short for --pin NAME=float; repeatable.")
     ] = None,
+    encodings: Annotated[
+        Path | None, typer.Option("--encodings", help="Ranges found elsewhere: a JSON of porter's or of AIMET's.")
+    ] = None,
     force: Force = False,
     overwrite: Overwrite = False,
     run_pickled_code: RunPickled = False,
@@ -66,10 +69,10 @@ def quantize(
     from porter.quantize.plan import pins
     from porter.report.quantization import print_quantized
 
-    check_output(output, overwrite, files(model, calibration))
+    check_output(output, overwrite, files(model, calibration, str(encodings) if encodings else None))
     with counter("calibrating") as count:
         made = api.quantize(
-            model, target, calibration, input_, dtype=dtype, preprocess=preprocess, force=force,
+            model, target, calibration, input_, dtype=dtype, preprocess=preprocess, encodings=encodings, force=force,
             progress=count, observer=observer, per_channel=per_channel, first_conv=first_conv,
             pins=pins(pin or ()), skip=skip or (),
             loading=loading(factory, model_arg, run_pickled_code),

@@ -19,7 +19,7 @@ from porter.graph import Graph
 from porter.quantize.encodings import Encoding, Encodings, layer_paths
 from porter.quantize.numerics import BITS, Dtype, qrange
 
-__all__ = ["VERSIONS", "Tensors", "is_aimet", "read_aimet", "to_aimet"]
+__all__ = ["VERSIONS", "Tensors", "is_aimet", "read_aimet", "to_aimet", "weight_names"]
 
 Version = Literal["0.6.1", "1.0.0", "2.0.0"]
 VERSIONS: tuple[Version, ...] = ("0.6.1", "1.0.0", "2.0.0")
@@ -57,7 +57,7 @@ def to_aimet(encodings: Encodings, graph: Graph, version: Version = "1.0.0") -> 
             "PT480", f"there is no AIMET version {version!r}", fix=f"Choose one of {', '.join(VERSIONS)}."
         )
     encodings.check(graph)
-    names = _weight_names(graph)
+    names = weight_names(graph)
     parameters = {names[path]: found for path, found in encodings.weights.items()}
     activations = dict(encodings.activations)
     if version == "2.0.0":
@@ -73,7 +73,7 @@ def to_aimet(encodings: Encodings, graph: Graph, version: Version = "1.0.0") -> 
     return made
 
 
-def _weight_names(graph: Graph) -> dict[str, str]:
+def weight_names(graph: Graph) -> dict[str, str]:
     """The name of each layer's weight, by the layer's path."""
     paths = layer_paths(graph)
     found: dict[str, str] = {}

@@ -11,10 +11,12 @@ from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
 from porter.ops import Array
+from porter.quantize.adopt import Adopted
 from porter.quantize.calibrate import Calibration
 from porter.quantize.encodings import Encoding, Encodings, Layer, weight_digest
-from porter.quantize.plan import Plan, Site
-from porter.quantize.scheme import extremes
+from porter.quantize.numerics import Dtype
+from porter.quantize.plan import Group, Plan, Site
+from porter.quantize.scheme import Scheme, extremes
 
 __all__ = ["encode"]
 
@@ -22,8 +24,15 @@ __all__ = ["encode"]
 _BIAS_LIMIT = float(2**30)
 
 
-def encode(graph: Graph, plan: Plan, calibration: Calibration, samples: int, findings: list[Finding]) -> Encodings:
-    """All encodings of a plan.
+def encode(
+    graph: Graph,
+    plan: Plan,
+    calibration: Calibration,
+    samples: int,
+    findings: list[Finding],
+    adopted: Adopted | None = None,
+) -> Encodings:
+    """All encodings of a plan: from the calibration, or from ``adopted`` where that says something.
 
     Raises:
         PorterError: PT401 when nothing was observed; PT407 when a weight is not finite.
@@ -33,7 +42,7 @@ def encode(graph: Graph, plan: Plan, calibration: Calibration, samples: int, fin
         scheme.target, graph.source, plan.width, scheme.rounding, samples, flow=table.flow, bias=table.bias
     )
     for group in plan.groups:
-        encoding = calibration.encoding(group.name, group.dtype, scheme)
+        encoding = _activation(group, group.dtype, scheme, calibration, adopted)
         made.activations.update(dict.fromkeys(group.values, encoding))
     groups = plan.group_of()
     for path, calls in plan.layers.items():
@@ -59,8 +68,9 @@ def encode(graph: Graph, plan: Plan, calibration: Calibration, samples: int, fin
             continue
         group = groups[first.input.name]
         if group.dtype != first.width.activation:
-            made.operands[path] = _operand(plan, calibration, path, first)
-        made.weights[path] = _weight(made, plan, path, first, weight)
+            made.operands[path] = _operand(plan, calibration, path, first, adopted)
+        given = adopted.weight(first, first.width.weight) if adopted is not None else None
+        made.weights[path] = given or _weight(made, plan, path, first, weight)
         for what, size in (("input", made.input_of(path).absmax), ("weight", made.weights[path].absmax)):
             if max(size) == 0:
                 findings.append(
@@ -70,11 +80,18 @@ def encode(graph: Graph, plan: Plan, calibration: Calibration, samples: int, fin
     return made
 
 
-def _operand(plan: Plan, calibration: Calibration, path: str, site: Site) -> Encoding:
+def _activation(
+    group: Group, dtype: Dtype, scheme: Scheme, calibration: Calibration, adopted: Adopted | None
+) -> Encoding:
+    given = adopted.activation(group, dtype) if adopted is not None else None
+    return given or calibration.encoding(group.name, dtype, scheme)
+
+
+def _operand(plan: Plan, calibration: Calibration, path: str, site: Site, adopted: Adopted | None) -> Encoding:
     """The encoding of a layer's input in its own dtype, where the tensor has another; the widest of its calls."""
     groups, dtype = plan.group_of(), site.width.activation
     first, *others = (
-        calibration.encoding(groups[call.input.name].name, dtype, plan.scheme) for call in plan.layers[path]
+        _activation(groups[call.input.name], dtype, plan.scheme, calibration, adopted) for call in plan.layers[path]
     )
     for other in others:
         first = first.widened(other)

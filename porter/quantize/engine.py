@@ -17,6 +17,8 @@ from porter.data import Data, Preprocess, open_data
 from porter.findings import Finding
 from porter.graph import Graph
 from porter.ops import Array
+from porter.quantize.adopt import adopt
+from porter.quantize.aimet import Tensors
 from porter.quantize.calibrate import calibrate
 from porter.quantize.compare import compare as compare_graphs
 from porter.quantize.compare import judge_outputs, notes
@@ -94,6 +96,7 @@ def quantize(
     first_conv: bool = False,
     pins: Mapping[str, str] | None = None,
     skip: Sequence[str] = (),
+    encodings: Encodings | Tensors | None = None,
     compare: int = 4,
     column_axes: Mapping[str, int] | None = None,
     progress: Progress | None = None,
@@ -114,6 +117,8 @@ def quantize(
             preprocessing spec).
         pins: for a layer path, op name, value name or pattern (``head.*``), another width, or ``"float"``.
         skip: paths or patterns of layers that stay in float: pins to ``"float"``.
+        encodings: found elsewhere (:func:`porter.quantize.adopt.read_encodings`), in place of what calibration finds:
+            porter's own of this model, or an AIMET file's, of which what is missing is calibrated.
         compare: samples on which the report compares float and quantized.
         column_axes: for an output's name, the axis whose indices are scored apart; default
             :func:`porter.quantize.report.column_axis`.
@@ -122,7 +127,7 @@ def quantize(
     Raises:
         PorterError: PT401 to PT404 the data; PT407 NaN or infinity inside the model; PT408 the observer;
             PT414 a pin that matches nothing; PT415 nothing to quantize; PT416 what the target does
-            not do; PT418 first_conv; PT420 a pin that cannot be obeyed.
+            not do; PT418 first_conv; PT420 a pin that cannot be obeyed; PT413 or PT482 encodings of another model.
     """
     scheme = Scheme.of(target, scale_rule=scale_rule, per_channel=per_channel)
     findings: list[Finding] = []
@@ -144,7 +149,11 @@ def quantize(
         steps=steps,
     )
     findings += opened.findings
-    encodings = encode(graph, planned, calibration, len(opened), findings)
+    if isinstance(encodings, Encodings):
+        encodings.check(graph)
+    else:
+        adopted = adopt(encodings, graph, planned, findings) if encodings is not None else None
+        encodings = encode(graph, planned, calibration, len(opened), findings, adopted)
     simulated = insert(graph, encodings)
     observed = next(iter(calibration.observers.values()))
     report = QuantizationReport(target.name, graph.source, dtype, str(observed), len(opened), 0)
