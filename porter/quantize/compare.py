@@ -10,6 +10,7 @@ from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
 from porter.ops import Array, Op, Origin
+from porter.quantize.accumulator import Sums
 from porter.quantize.distribution import Distribution
 from porter.quantize.encodings import Encoding, Encodings
 from porter.quantize.numerics import conv2d_float, qrange
@@ -36,6 +37,7 @@ def compare(
 ) -> None:
     """Run both graphs on the items and fill in the layers and outputs of the report."""
     report.compared = len(items)
+    sums = Sums(plan, encodings)
     sites = [site for calls in plan.layers.values() for site in calls if site.path in encodings.weights]
     fake = {
         site.path: encodings.weights[site.path].fake(site.weight.numpy(), encodings.rounding)
@@ -81,12 +83,14 @@ def compare(
                     row.accumulated.add(reference[site.output.name], values[site.output.name])
         for site in sites:
             row = rows[site.path]
+            sums.add(site, reference[site.output.name])
             if row.inputs is not None:
                 row.inputs.add(reference[site.input.name])
             if row.single is not None:
                 x = encodings.input_of(site.path).fake(reference[site.input.name], encodings.rounding)
                 row.single.add(reference[site.output.name], _apply(site.op, x, fake[site.path]))
         steps()
+    report.findings += sums.findings()
 
 
 def _represented(encoding: Encoding) -> tuple[tuple[float, float], ...]:
