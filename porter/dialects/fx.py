@@ -296,26 +296,32 @@ class FxGraph(Graph):
             return {name: to_numpy(env[node].clone()) for name, node in wanted.items()}
 
     def apply(self, op: Op, operands: Sequence[Array | None]) -> list[Array]:
-        """See :meth:`Graph.apply`: the op's own ATen call.
+        """See :meth:`Graph.apply`: the op's own ATen call, or calls where it stands for several.
 
         Raises:
-            ValueError: when the op is no single call of this graph, or reads a value that is neither given nor a
-                constant.
+            ValueError: when the op is not of this graph, or reads a value that is neither given nor a constant.
         """
         node = op.node
         if not isinstance(node, fx.Node) or node.graph is not self.graph:
             raise ValueError(f"{op.name} is no op of this graph")
         given = {v.name: a for v, a in zip(op.inputs, operands, strict=True) if v is not None and a is not None}
         env: dict[fx.Node, Any] = {}
-        for source in node.all_input_nodes:
-            if source.op == "get_attr":
-                env[source] = self.attributes[str(source.target)]
-            elif value_name(source) in given:
-                env[source] = _from_numpy(given[value_name(source)])
-            else:
-                raise ValueError(f"{value_name(source)}, which {op.name} reads, is neither given nor a constant")
+        calls: dict[fx.Node, None] = {}
+        waiting = [node]
+        while waiting:
+            call = waiting.pop()
+            calls[call] = calls.pop(call, None)  # after everything that reads it
+            for source in call.all_input_nodes:
+                if source.op == "get_attr":
+                    env[source] = self.attributes[str(source.target)]
+                elif value_name(source) in given:
+                    env[source] = _from_numpy(given[value_name(source)])
+                elif source.op == "call_function" and source.target is not getitem:
+                    waiting.append(source)
+                else:
+                    raise ValueError(f"{value_name(source)}, which {op.name} reads, is neither given nor a constant")
         with torch.no_grad():
-            self._execute([node], env, {node}, {})
+            self._execute(reversed(calls), env, {node}, {})
             found = env[node]
             return [to_numpy(t.clone()) for t in (found if isinstance(found, (tuple, list)) else (found,))]
 
