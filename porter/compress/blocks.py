@@ -132,8 +132,7 @@ def _block(
     last = norms[-1]
     after = chain[chain.index(last) + 1 :]
     norm = paths[last.outputs[0].name]
-    keeps_zero = all(op.kind in _AFTER and (op.kind != "clamp" or _holds_zero(op.attrs)) for op in after)
-    if not keeps_zero or norm not in gammas:
+    if norm not in gammas or not all(_keeps_zero(op.kind, op.attrs) for op in after):
         return None
     return Block(
         tuple(paths[op.outputs[0].name] for op in layers),
@@ -144,9 +143,12 @@ def _block(
     )
 
 
-def _holds_zero(attrs: Mapping[str, Any]) -> bool:
-    low, high = attrs["min"], attrs["max"]
-    return (low is None or low <= 0) and (high is None or high >= 0)
+def _keeps_zero(kind: str, attrs: Mapping[str, Any]) -> bool:
+    """Whether an op gives 0 for 0, element by element."""
+    if kind == "clamp":
+        low, high = attrs["min"], attrs["max"]
+        return (low is None or low <= 0) and (high is None or high >= 0)
+    return kind in _AFTER
 
 
 @torch.no_grad()
@@ -214,12 +216,16 @@ def _follow(model: nn.Module, graph: Graph, result: str, constant: Tensor) -> li
 
 def drop_zero_sums(graph: Graph) -> None:
     """Remove the additions of zeros that removed branches leave behind, in place."""
-    zero = {op.outputs[0].name for op in graph.ops() if op.kind == "fill" and op.attrs["value"] == 0}
+    zero: set[str] = set()
     found = []
     for op in graph.ops():
-        if op.kind == "add" and len(op.operands) == 2:
-            kept = [value for value in op.operands if value.name not in zero]
-            if len(kept) == 1 and kept[0].shape == op.outputs[0].shape:
-                found.append((op, Fragment([], (kept[0],))))
+        names = [value.name for value in op.operands]
+        made = op.kind == "fill" and op.attrs["value"] == 0
+        if made or (_keeps_zero(op.kind, op.attrs) and names[0] in zero):
+            zero.add(op.outputs[0].name)
+        elif op.kind == "add" and len(zero.intersection(names)) == 1:
+            kept = next(value for value in op.operands if value.name not in zero)
+            if kept.shape == op.outputs[0].shape:
+                found.append((op, Fragment([], (kept,))))
     if found:
         graph.replace(found)
