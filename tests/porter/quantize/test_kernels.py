@@ -7,6 +7,7 @@ from math import ceil, floor
 
 import numpy as np
 import pytest
+import slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -29,38 +30,8 @@ def window(data, axes):
     return draw(1, 3), draw(1, 3), tuple(zip(draw(0, 2), draw(0, 2), strict=True)), draw(1, 2)
 
 
-def slow_convolve(x, w, stride, padding, dilation, groups):
-    n, _, *size = x.shape
-    co, ci, *kernel = w.shape
-    out_size = [
-        (e + sum(p) - (k - 1) * d - 1) // s + 1
-        for e, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    ]
-    out = np.zeros((n, co, *out_size), object)
-    for b, o, *at in np.ndindex(out.shape):
-        first = o // (co // groups) * ci
-        for c, *tap in np.ndindex(ci, *kernel):
-            place = [i * s - p[0] + t * d for i, s, p, t, d in zip(at, stride, padding, tap, dilation, strict=True)]
-            if all(0 <= i < e for i, e in zip(place, size, strict=True)):
-                out[(b, o, *at)] += int(x[(b, first + c, *place)]) * int(w[(o, c, *tap)])
-    return out
-
-
-def slow_transposed(x, w, stride, padding, dilation, groups, output_padding):
-    n, channels, *size = x.shape
-    ci, per, *kernel = w.shape
-    full = [
-        (e - 1) * s - sum(p) + d * (k - 1) + 1 + extra
-        for e, k, s, p, d, extra in zip(size, kernel, stride, padding, dilation, output_padding, strict=True)
-    ]
-    out = np.zeros((n, groups * per, *full), object)
-    for b, c, *at in np.ndindex(n, channels, *size):
-        group = c // (ci // groups)
-        for o, *tap in np.ndindex(per, *kernel):
-            place = [i * s - p[0] + t * d for i, s, p, t, d in zip(at, stride, padding, tap, dilation, strict=True)]
-            if all(0 <= i < e for i, e in zip(place, full, strict=True)):
-                out[(b, group * per + o, *place)] += int(x[(b, c, *at)]) * int(w[(c, o, *tap)])
-    return out
+def integers(array):
+    return np.vectorize(int, otypes=[object])(array)
 
 
 def same(got, want):
@@ -79,7 +50,7 @@ def test_convolution(data, limits, axes, form):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_COLUMNS", data.draw(st.sampled_from([1, 1000, 2**25])))  # one row at a time, some, all
         got = kernels.convolve(x, w, stride, padding, dilation, groups)
-    same(got, slow_convolve(x, w, stride, padding, dilation, groups))
+    same(got, slow.convolve(integers(x), integers(w), stride, padding, dilation, groups))
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,7 +63,7 @@ def test_transposed_convolution(data, limits, axes, groups):
     x = wholes(data, (1, groups * 2, *(data.draw(st.integers(1, 3)) for _ in range(axes))), limits)
     w = wholes(data, (groups * 2, 2, *kernel), limits)
     got = kernels.convolve_transposed(x, w, stride, padding, dilation, groups, extra)
-    same(got, slow_transposed(x, w, stride, padding, dilation, groups, extra))
+    same(got, slow.convolve_transposed(integers(x), integers(w), stride, padding, dilation, groups, extra))
 
 
 @settings(max_examples=40, deadline=None)
@@ -101,8 +72,7 @@ def test_transposed_convolution(data, limits, axes, groups):
 )
 def test_product(data, limits, shapes):
     x, y = (wholes(data, shape, limits) for shape in shapes)
-    want = np.vectorize(int, otypes=[object])(x) @ np.vectorize(int, otypes=[object])(y)
-    same(kernels.multiply(x, y), np.asarray(want))
+    same(kernels.multiply(x, y), np.asarray(integers(x) @ integers(y)))
 
 
 def test_the_narrowest_dtype_that_is_exact_is_chosen():
@@ -163,22 +133,13 @@ def test_linear_interpolation(coordinates):
 )
 def test_requantization_against_fractions(total, step, scale, dtype, rounding, zero):
     ratio = Fraction(total) * Fraction(step) / Fraction(scale)
-    below = ratio - floor(ratio)
-    if below != Fraction(1, 2) and abs(below - Fraction(1, 2)) < Fraction(1, 2**40) * abs(ratio):
+    if slow.near_half(ratio):
         return  # a half but for a rounding of float64: counts as the half, see round_ratio
     low, high = nm.qrange(dtype)
-    want = min(max(slow_round(ratio, rounding) + zero, low), high)
+    want = min(max(slow.rounded(ratio, rounding) + zero, low), high)
     got = nm.requantize(np.array([total * np.float64(step)]), scale, dtype, zero_point=zero, rounding=rounding)
     assert got.dtype == dtype
     assert got.item() == want
-
-
-def slow_round(ratio, rounding):
-    if rounding == "half_even":
-        return round(ratio)  # Fraction rounds half to even
-    if rounding == "half_up":
-        return floor(ratio + Fraction(1, 2))
-    return floor(ratio + Fraction(1, 2)) if ratio >= 0 else ceil(ratio - Fraction(1, 2))
 
 
 @pytest.mark.parametrize("shift", range(1, 12))
