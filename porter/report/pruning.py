@@ -35,6 +35,8 @@ def print_pruned(out: Console, made: Pruned) -> None:
             f"mask {made.options['mask']}: {len(made.masked)} layers, density {kept / total:.3f}; the zeros are still "
             "stored and computed"
         )
+    elif options["mask"]:
+        out.print(f"mask {options['mask']}: it fits no layer")
     out.print()
     print_stages(out, made)
     out.print()
