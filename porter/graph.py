@@ -84,6 +84,17 @@ class Graph(ABC):
         return self.copy()
 
     @abstractmethod
+    def with_outputs(self, names: Sequence[str]) -> Graph:
+        """A copy that ends at other values: the named ones are its outputs, and what they do not need is dropped.
+
+        Args:
+            names: of values that ops compute, each once. Inputs stay as they are.
+
+        Raises:
+            ValueError: a name that no op computes.
+        """
+
+    @abstractmethod
     def with_constants(self, data: Mapping[str, Array]) -> Graph:
         """A copy in which the named constants hold other data: weights that changed, under the names they had.
 

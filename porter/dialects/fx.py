@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_structure
 
 from porter.dialects.fx_capture import Captured, InputSpec, export, flatten, sweep
 from porter.dialects.fx_lift import RANDOM, SHAPE_ONLY, dtype_name, lift, to_numpy, words
@@ -337,6 +338,23 @@ class FxGraph(Graph):
                 new._rename(node.name)
         captured = Captured(graph, dict(self.attributes), self._mode, self._in_spec, self._out_spec, self._ranges)
         return FxGraph(captured, self.source, self.ledger)
+
+    def with_outputs(self, names: Sequence[str]) -> FxGraph:
+        """See :meth:`Graph.with_outputs`."""
+        twin = self.copy()
+        nodes = {name: n for name, n in twin._named().items() if n.op == "call_function"}
+        missing = [name for name in names if name not in nodes]
+        if missing or len(set(names)) < len(names):
+            raise ValueError(f"not computed by an op of {self.source}, or named twice: {missing or names}")
+        results = tuple(nodes[name] for name in names)
+        next(reversed(twin.graph.nodes)).args = (results,)
+        sweep(twin.graph)
+        used = {n.target for n in twin.graph.nodes if n.op == "get_attr"}
+        held = {path: tensor for path, tensor in twin.attributes.items() if path in used}
+        spec = tree_structure(tuple(range(len(results))))
+        return FxGraph(
+            Captured(twin.graph, held, self._mode, self._in_spec, spec, self._ranges), self.source, self.ledger
+        )
 
     def with_constants(self, data: Mapping[str, Array]) -> FxGraph:
         """See :meth:`Graph.with_constants`."""

@@ -9,6 +9,7 @@ that lie in data files are never read unless something asks for their values. Re
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -270,42 +271,49 @@ class OnnxGraph(Graph):
         """
         if isinstance(graph, OnnxGraph):
             return graph.copy()
+        return cls.from_ops(graph.ops(), graph.inputs, graph.outputs, graph.source, opset)
+
+    @classmethod
+    def from_ops(
+        cls, ops: Sequence[Op], inputs: Sequence[Value], outputs: Sequence[Value], source: str, opset: int = 17
+    ) -> OnnxGraph:
+        """Ops of any graph in ONNX, from some values to others: see :meth:`from_graph`."""
         newest = min(defs.onnx_opset_version(), 24)
         while True:
             try:
-                return cls._bridged(graph, opset)
+                return cls._bridged(ops, inputs, outputs, source, opset)
             except NeedsOpset as problem:
                 if problem.version <= opset or problem.version > newest:
                     raise PorterError(
-                        "PT352",
-                        f"{problem.kind} needs opset {problem.version}; porter writes up to {newest}",
-                        graph.source,
+                        "PT352", f"{problem.kind} needs opset {problem.version}; porter writes up to {newest}", source
                     ) from problem
                 opset = problem.version
 
     @classmethod
-    def _bridged(cls, graph: Graph, opset: int) -> OnnxGraph:
+    def _bridged(
+        cls, ops: Sequence[Op], ins: Sequence[Value], outs: Sequence[Value], source: str, opset: int
+    ) -> OnnxGraph:
         shell = ModelProto(ir_version=_IR_VERSION, producer_name="porter")
         shell.opset_import.add(domain="", version=opset)
-        shell.graph.name = graph.source or "porter"
-        inputs = [v.name for v in graph.inputs]
+        shell.graph.name = source or "porter"
+        inputs = [v.name for v in ins]
         model = Model(shell, [], {}, {}, inputs, [], opset)
-        for value in graph.inputs:
+        for value in ins:
             shell.graph.input.add(name=value.name, type=type_proto((value.shape, value.dtype)))
             model.types[value.name] = (value.shape, value.dtype)
-        result = cls(model, graph.source)
+        result = cls(model, source)
         splice = _Splice(result)
-        splice.reserve(v.name for op in graph.ops() for v in (*op.outputs, *op.operands))
-        splice.reserve(v.name for v in graph.outputs)
+        splice.reserve(v.name for op in ops for v in (*op.outputs, *op.operands))
+        splice.reserve(v.name for v in outs)
         nodes: list[Node] = []
-        for op in graph.ops():
+        for op in ops:
             try:
                 nodes.extend(splice.bridge(op))
             except NoOnnxForm as problem:
-                raise error_for(problem, op, graph.source, opset) from problem
+                raise error_for(problem, op, source, opset) from problem
         made = {out for node in nodes for out in node.outs}
         outputs: list[str] = []
-        for value in graph.outputs:
+        for value in outs:
             name = value.name
             if name not in made or name in outputs:  # an input, a constant, or the same value twice
                 source = splice.constant(value) if value.is_const else name
@@ -420,7 +428,27 @@ class OnnxGraph(Graph):
         Raises:
             PorterError: PT351 when an op has no form there.
         """
-        return self.copy() if self._model.opset >= _PER_CHANNEL else OnnxGraph._bridged(self, _PER_CHANNEL)
+        if self._model.opset >= _PER_CHANNEL:
+            return self.copy()
+        return OnnxGraph._bridged(self.ops(), self.inputs, self.outputs, self.source, _PER_CHANNEL)
+
+    def with_outputs(self, names: Sequence[str]) -> OnnxGraph:
+        """See :meth:`Graph.with_outputs`."""
+        missing = [name for name in names if name not in self._producer]
+        if missing or len(set(names)) < len(names):
+            raise ValueError(f"not computed by an op of {self.source}, or named twice: {missing or names}")
+        twin = self.copy()
+        shell = ModelProto()
+        shell.CopyFrom(twin._model.shell)
+        del shell.graph.output[:]
+        for name in names:
+            value = twin._value(name)
+            shell.graph.output.add(name=name, type=type_proto((value.shape, value.dtype)))
+        model = dataclasses.replace(twin._model, shell=shell, outputs=list(names))
+        twin._model = model
+        nodes, tensors = _live(model.nodes, model.tensors, names)
+        twin._take(nodes, tensors, model.types, set(), False)
+        return twin
 
     def copy(self) -> OnnxGraph:
         """An independent graph. Nodes and weights are shared: a change makes new ones."""

@@ -3,96 +3,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from porter.findings import Finding, Severity
 from porter.graph import Graph
 from porter.ops import Op, Value
 from porter.quantize.calibrate import Calibration
-from porter.quantize.encodings import Encodings
-from porter.quantize.numerics import Dtype, qrange
+from porter.quantize.encodings import Encoding, Encodings
+from porter.quantize.numerics import Dtype
 from porter.quantize.plan import Plan, Site
 
-__all__ = ["Join", "conflicts", "joins"]
+__all__ = ["Conflict", "Join", "conflicts", "joined_parts", "joins", "wide_pins"]
 
 #: Kinds that move values without changing any: what joins behind them shares the scale of what comes out.
 _MOVES = frozenset({"reshape", "flatten", "permute", "squeeze", "unsqueeze", "identity", "expand", "repeat", "pad"})
 #: With fewer steps than this for its whole range, a joined tensor has lost what it says.
-_LEVELS = 8
+LEVELS = 8
 
 
 @dataclass(slots=True)
 class Join:
-    """A concatenation whose parts end up under one scale: in the input of ``site``, or (None) in output
-    ``value``.
+    """A concatenation whose parts end up under one scale: in the input of ``site``, in the integer tensor ``value``, or
+    (``integer`` False) in an output that stays in float.
     """
 
     value: Value
     cat: Op
     parts: list[Value]
     site: Site | None
+    integer: bool
+
+
+@dataclass(slots=True)
+class Conflict:
+    """A join that loses some of its parts, and the finding that says so."""
+
+    join: Join
+    finding: Finding
+
+
+def joined_parts(producers: Mapping[str, Op], value: Value) -> tuple[Op, list[Value]] | None:
+    """The concatenation behind ``value``, with nothing but moves in between, and all float tensors that it joins."""
+    cat = _behind(producers, value)
+    if cat is None:
+        return None
+    return cat, [part for part in _leaves(producers, cat) if (part.dtype or "").startswith("float")]
+
+
+def _behind(producers: Mapping[str, Op], value: Value) -> Op | None:
+    op = producers.get(value.name)
+    while op is not None and op.kind in _MOVES:
+        op = producers.get(op.operands[0].name)
+    return op if op is not None and op.kind in ("cat", "stack") else None
+
+
+def _leaves(producers: Mapping[str, Op], cat: Op) -> Iterator[Value]:
+    for value in cat.operands:
+        inner = _behind(producers, value)
+        if inner is None:
+            yield value
+        else:
+            yield from _leaves(producers, inner)
 
 
 def joins(graph: Graph, plan: Plan) -> list[Join]:
-    """Every concatenation that reaches a quantized input or an output with nothing but moves in between."""
+    """Every concatenation whose result is an integer tensor, or a model output."""
     producers = graph.producers()
-
-    def behind(value: Value) -> Op | None:
-        op = producers.get(value.name)
-        while op is not None and op.kind in _MOVES:
-            op = producers.get(op.operands[0].name)
-        return op if op is not None and op.kind in ("cat", "stack") else None
-
-    def parts(op: Op) -> Iterator[Value]:
-        for value in op.operands:
-            inner = behind(value)
-            if inner is None:
-                yield value
-            else:
-                yield from parts(inner)
-
+    ends: list[tuple[Value, Site | None, bool]] = []
+    if plan.scheme.flow == "operands":
+        ends += [(site.input, site, True) for site in plan.sites if site.quantized]
+    else:
+        ends += [
+            (op.outputs[0], None, True)
+            for op in graph.ops()
+            if op.kind in ("cat", "stack") and op.outputs[0].name in plan.integers
+        ]
+    ends += [(value, None, False) for value in graph.outputs if value.name not in plan.integers]
     found = []
-    ends: list[tuple[Value, Site | None]] = [(site.input, site) for site in plan.sites if site.quantized]
-    ends += [(value, None) for value in graph.outputs]
-    for value, site in ends:
-        cat = behind(value)
-        if cat is not None:
-            leaves = [part for part in parts(cat) if (part.dtype or "").startswith("float")]
-            found.append(Join(value, cat, leaves, site))
+    for value, site, integer in ends:
+        parts = joined_parts(producers, value)
+        if parts is not None:
+            found.append(Join(value, *parts, site, integer))
     return found
 
 
 def conflicts(
-    found: list[Join], calibration: Calibration, encodings: Encodings, dtype: Dtype, target: str
-) -> list[Finding]:
-    """Findings where joined tensors are left with a handful of steps under the common scale; one for each join."""
-    findings, told = [], set()
+    found: Sequence[Join], calibration: Calibration, encodings: Encodings, dtype: Dtype, target: str
+) -> list[Conflict]:
+    """Joins whose parts are left with a handful of steps under the common scale; each once."""
+    lost: list[Conflict] = []
+    told: set[tuple[str, bool]] = set()
     for join in found:
         extents = [calibration.seen.get(part.name) for part in join.parts]
         sizes = [0.0 if seen is None else max(seen[1], -seen[0]) for seen in extents]
-        step = encodings.input_of(join.site.path).scale[0] if join.site else max(sizes, default=0.0) / qrange(dtype)[1]
+        if join.site is not None:
+            shared = encodings.input_of(join.site.path)
+        elif join.integer:
+            shared = encodings.activations[join.value.name]
+        else:
+            shared = Encoding.from_range(0.0, max(sizes, default=0.0), dtype, "min_max")
+        step = shared.scale[0]
         small = {
             part.name: f"{part.name} (up to {size:.4g}: {_fate(size / step)})"
             for part, size in zip(join.parts, sizes, strict=True)
-            if 0 < size < _LEVELS * step
+            if 0 < size < LEVELS * step
         }
-        key = join.cat.name, join.site is None
+        key = join.cat.name, join.integer
         if not small or key in told:
             continue
         told.add(key)
         who = (
-            f"one {dtype} scale of {step:.3g}, for tensors up to {max(sizes):.4g}, is too coarse for "
+            f"one {shared.dtype} scale of {step:.3g}, for tensors up to {max(sizes):.4g}, is too coarse for "
             f"{', '.join(small.values())}"
         )
-        if join.site is not None:
-            message, fix = f"{join.site.path}: {who}", "Use int16, or quantize before they are joined."
+        if join.integer:
+            message = f"{join.site.path if join.site is not None else join.value.name}: {who}"
+            fix = "Use int16 there (--outputs int16), or quantize before they are joined (--outputs separate or cut)."
         else:
             message = f"output {join.value.name} stays in float on {target}, so nothing is lost there; {who}"
             fix = ""
-        severity: Severity = "note" if join.site is None else "warning"
-        findings.append(Finding("PT409", severity, message, join.cat.origin, fix, next(iter(small)), join.cat.kind))
-    return findings
+        severity: Severity = "warning" if join.integer else "note"
+        finding = Finding("PT409", severity, message, join.cat.origin, fix, next(iter(small)), join.cat.kind)
+        lost.append(Conflict(join, finding))
+    return lost
+
+
+def wide_pins(plan: Plan, found: Sequence[Conflict], width: str) -> dict[str, str]:
+    """Pins that give the joined tensors of conflicts the width ``width``: the layers that read or make them."""
+    pins: dict[str, str] = {}
+    groups = plan.group_of()
+    for conflict in found:
+        join = conflict.join
+        if not join.integer:
+            continue
+        if join.site is not None:
+            pins[join.site.path] = width
+            continue
+        group = groups.get(join.value.name)
+        names = set(group.values) if group is not None else {join.value.name}
+        for site in plan.sites:
+            reads = {value.name for value in site.op.operands}
+            if site.quantized and (reads & names or site.result.name in names):
+                pins[site.output.name] = width
+    return pins
 
 
 def _fate(steps: float) -> str:

@@ -22,13 +22,14 @@ from porter.quantize.aimet import Tensors
 from porter.quantize.calibrate import calibrate
 from porter.quantize.compare import compare as compare_graphs
 from porter.quantize.compare import judge_outputs, notes
-from porter.quantize.conflicts import conflicts, joins
+from porter.quantize.conflicts import conflicts, joins, wide_pins
 from porter.quantize.encode import encode
 from porter.quantize.encodings import Encodings
 from porter.quantize.first_conv import FirstConvolution, first_convolution
 from porter.quantize.insert import insert
 from porter.quantize.numerics import ScaleRule
 from porter.quantize.observers import make_observer
+from porter.quantize.outputs import HostPart, Outputs, divide
 from porter.quantize.plan import FLOAT, plan
 from porter.quantize.report import QuantizationReport
 from porter.quantize.scheme import Scheme
@@ -36,6 +37,9 @@ from porter.quantize.taps import Progress, Steps
 from porter.target import Target
 
 __all__ = ["FirstConvolution", "Quantized", "insert", "quantize"]
+
+#: Samples on which the host's part of a divided model is proved.
+_PROOF = 2
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Quantized:
     report: QuantizationReport
     first_conv: FirstConvolution | None = None
     preprocess: Preprocess | None = None
+    host: HostPart | None = None
 
     @property
     def findings(self) -> list[Finding]:
@@ -81,6 +86,8 @@ class Quantized:
         path = Path(out)
         with atomic_dir(path, overwrite) as folder:
             write_all(self, folder)
+            if self.host is not None:
+                self.host.graph.save(folder / "host.onnx")
         return path
 
 
@@ -96,6 +103,7 @@ def quantize(
     first_conv: bool = False,
     pins: Mapping[str, str] | None = None,
     skip: Sequence[str] = (),
+    outputs: Outputs = "joined",
     encodings: Encodings | Tensors | None = None,
     compare: int = 4,
     column_axes: Mapping[str, int] | None = None,
@@ -117,6 +125,8 @@ def quantize(
             preprocessing spec).
         pins: for a layer path, op name, value name or pattern (``head.*``), another width, or ``"float"``.
         skip: paths or patterns of layers that stay in float: pins to ``"float"``.
+        outputs: what to do where an output joins tensors of very different size: nothing; ``"separate"``, the tensors
+            become outputs; ``"cut"``, the device's part ends before the decoding; ``"int16"``, they get 16 bits.
         encodings: found elsewhere (:func:`porter.quantize.adopt.read_encodings`), in place of what calibration finds:
             porter's own of this model, or an AIMET file's, of which what is missing is calibrated.
         compare: samples on which the report compares float and quantized.
@@ -127,13 +137,19 @@ def quantize(
     Raises:
         PorterError: PT401 to PT404 the data; PT407 NaN or infinity inside the model; PT408 the observer;
             PT414 a pin that matches nothing; PT415 nothing to quantize; PT416 what the target does
-            not do; PT418 first_conv; PT420 a pin that cannot be obeyed; PT413 or PT482 encodings of another model.
+            not do; PT418 first_conv; PT420 a pin that cannot be obeyed; PT423 outputs; PT413 or PT482 encodings of
+            another model.
     """
     scheme = Scheme.of(target, scale_rule=scale_rule, per_channel=per_channel)
     findings: list[Finding] = []
-    planned = plan(graph, scheme, width=dtype, pins={**dict.fromkeys(skip, FLOAT), **(pins or {})}, findings=findings)
+    pinned = {**dict.fromkeys(skip, FLOAT), **(pins or {})}
     make_observer(observer)  # a wrong name is an error before the data are read
     opened = data if isinstance(data, Data) else open_data(data, graph.inputs)
+    host = None
+    if outputs in ("separate", "cut"):
+        graph, host = divide(graph, scheme, outputs, opened.take(_PROOF))
+    planned = plan(graph, scheme, width=dtype, pins=pinned, findings=findings)
+    base = scheme.width(dtype).activation
     weighted = [site for calls in planned.layers.values() for site in calls]
     first = first_convolution(graph, weighted, scheme, opened.preprocess) if first_conv else None
     joined = joins(graph, planned)
@@ -151,18 +167,29 @@ def quantize(
     findings += opened.findings
     if isinstance(encodings, Encodings):
         encodings.check(graph)
+        found = encodings
     else:
         adopted = adopt(encodings, graph, planned, findings) if encodings is not None else None
-        encodings = encode(graph, planned, calibration, len(opened), findings, adopted)
-    simulated = insert(graph, encodings)
+        found = encode(graph, planned, calibration, len(opened), findings, adopted)
+        if outputs == "int16":
+            wide = wide_pins(planned, conflicts(joined, calibration, found, base, target.name), scheme.wide().name)
+            planned = plan(graph, scheme, width=dtype, pins={**wide, **pinned})
+            found = encode(graph, planned, calibration, len(opened), [], adopted)
+    simulated = insert(graph, found)
     observed = next(iter(calibration.observers.values()))
     report = QuantizationReport(target.name, graph.source, dtype, str(observed), len(opened), 0)
     report.findings = findings
     findings += calibration.findings()
-    findings += conflicts(joined, calibration, encodings, scheme.width(dtype).activation, target.name)
+    findings += [conflict.finding for conflict in conflicts(joined, calibration, found, base, target.name)]
     compare_graphs(
-        report, graph, simulated, planned, encodings, opened.take(compare) if compare else [], column_axes or {}, steps
+        report, graph, simulated, planned, found, opened.take(compare) if compare else [], column_axes or {}, steps
     )
     findings += judge_outputs(report)
     notes(report, graph, planned)
-    return Quantized(simulated, graph, target, encodings, report, first, opened.preprocess)
+    if host is not None:
+        names = ", ".join(value.name for value in graph.outputs)
+        report.notes.append(
+            f"The device's part ends at {names}; the host's part computes the model's own outputs from there, proved "
+            f"on {host.samples} samples with an error of at most {host.error:.2g} of an output's range."
+        )
+    return Quantized(simulated, graph, target, found, report, first, opened.preprocess, host)

@@ -166,10 +166,11 @@ class _Flow:
         wanted: dict[str, list[Dtype]] = {}
         for site, value in self._reads():
             wanted.setdefault(self._sets.root(value.name), []).append(site.width.activation)
+        read = set(wanted)
         for site in self._active():
             root = self._sets.root(site.result.name)
-            if root in needed and root not in wanted:
-                wanted[root] = [site.width.activation]
+            if root in needed and root not in read:
+                wanted.setdefault(root, []).append(site.width.activation)
         return [
             Group(next(iter(names)), tuple(names), tuple(n for n in names if n not in moved), _widest(wanted[root]))
             for root, names in members.items()

@@ -135,6 +135,19 @@ class Scheme:
                 )
         return found
 
+    def wide(self) -> Width:
+        """The first width with 16-bit activations.
+
+        Raises:
+            PorterError: PT423 when the target has none.
+        """
+        found = next((width for width in self.widths.values() if BITS[width.activation] == 16), None)
+        if found is None:
+            raise PorterError(
+                "PT423", f"{self.target} has no width with 16-bit activations", fix="Leave --outputs away."
+            )
+        return self.width(found.name)
+
     def fits(self, kind: str, width: Width) -> bool:
         """Whether the device computes ``kind`` in integers with activations of this width."""
         forms = self.forms.get(kind)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model divided in two where its outputs are decoded: the device's part, and the host's part with its proof.
+
+Two ways to keep tensors of very different size (boxes in pixels, scores in 0..1) from sharing one scale: *separate*
+makes the tensors that an output joins outputs of their own; *cut* ends the device's part before everything that comes
+after the last convolution or matrix product. Either way the host's part computes the model's own outputs from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from porter.errors import PorterError
+from porter.graph import Graph
+from porter.ops import Array, Op, Value
+from porter.quantize.conflicts import joined_parts
+from porter.quantize.scheme import PRODUCTS, Scheme
+
+__all__ = ["HostPart", "Outputs", "divide"]
+
+#: What to do with outputs that join tensors: leave them, make the parts outputs, end before the decoding, or give the
+#: joined tensors 16 bits.
+Outputs = Literal["joined", "separate", "cut", "int16"]
+
+#: The two parts in a row may differ from the whole by this share of an output's range: other kernels, same arithmetic.
+_TOLERANCE = 1e-5
+
+
+@dataclass(slots=True)
+class HostPart:
+    """What the host computes: an ONNX graph from the device's outputs (and the model's inputs, where it reads them) to
+    the model's own outputs. ``error`` is the largest difference from the whole model on the samples of the proof, as a
+    share of an output's range."""
+
+    graph: Graph
+    error: float
+    samples: int
+
+
+def divide(graph: Graph, scheme: Scheme, how: Outputs, samples: Sequence[Sequence[Array]]) -> tuple[Graph, HostPart]:
+    """The device's part and the host's part of a model, proved to be the model together.
+
+    Args:
+        how: ``"separate"`` or ``"cut"``.
+        samples: inputs to prove it on.
+
+    Raises:
+        PorterError: PT423 when there is nothing to divide, or the parts are not the whole.
+    """
+    values = {v.name: v for op in graph.ops() for v in op.outputs}
+    ends = _parts(graph) if how == "separate" else _before_decoding(graph, scheme)
+    names = [name for name in dict.fromkeys(ends) if name in values]
+    if not names or {value.name for value in graph.outputs} == set(names):
+        what = "no output joins tensors" if how == "separate" else "nothing follows the last product"
+        raise PorterError("PT423", f"--outputs {how}: {what} in {graph.source}", fix="Leave --outputs away.")
+    device = graph.with_outputs(names)
+    host = _host(graph, [values[name] for name in names])
+    return device, HostPart(host, _prove(graph, host, names, samples), len(samples))
+
+
+def _parts(graph: Graph) -> Iterator[str]:
+    """For each output, the tensors that it joins, or itself."""
+    producers = graph.producers()
+    for value in graph.outputs:
+        parts = joined_parts(producers, value)
+        yield from (part.name for part in parts[1]) if parts is not None else (value.name,)
+
+
+def _before_decoding(graph: Graph, scheme: Scheme) -> Iterator[str]:
+    """The values at which the decoding starts: made by what a product depends on, read by what no product does."""
+    ops = graph.ops()
+    readers = graph.uses()
+    feeding: set[str] = set()  # values that a product needs, directly or not
+    late: set[int] = set()
+    producers = graph.producers()
+    for op in reversed(ops):
+        if op.kind in PRODUCTS or any(out.name in feeding for out in op.outputs):
+            feeding.update(value.name for value in op.operands)
+        else:
+            late.add(id(op))
+    for op in ops:  # what a device computes inside the product before it stays with it
+        source = producers.get(op.operands[0].name) if op.operands else None
+        if source is None or op.kind not in scheme.table.fused_followers or readers[op.operands[0].name] > 1:
+            continue
+        if source.kind in PRODUCTS and id(source) not in late:
+            late.discard(id(op))
+    for op in ops:
+        if id(op) in late:
+            yield from (v.name for v in op.operands if v.name in producers and id(producers[v.name]) not in late)
+    yield from (v.name for v in graph.outputs if v.name in producers and id(producers[v.name]) not in late)
+
+
+def _host(graph: Graph, cuts: Sequence[Value]) -> Graph:
+    """The ops from the cuts to the model's outputs, as ONNX."""
+    from porter.dialects.onnx import OnnxGraph
+
+    known = {value.name for value in cuts}
+    needed = {value.name for value in graph.outputs} - known
+    kept: list[Op] = []
+    for op in reversed(graph.ops()):
+        if any(out.name in needed for out in op.outputs):
+            kept.append(op)
+            needed.update(v.name for v in op.operands if not v.is_const and v.name not in known)
+    read = {v.name for op in kept for v in op.operands} | {v.name for v in graph.outputs}
+    inputs = [value for value in (*cuts, *graph.inputs) if value.name in read]
+    return OnnxGraph.from_ops(kept[::-1], inputs, graph.outputs, f"{graph.source}, host part")
+
+
+def _prove(graph: Graph, host: Graph, names: Sequence[str], samples: Sequence[Sequence[Array]]) -> float:
+    worst = 0.0
+    for item in samples:
+        results = graph.run(item, names)
+        whole, cut = results[: len(graph.outputs)], results[len(graph.outputs) :]
+        fed = {**dict(zip((v.name for v in graph.inputs), item, strict=True)), **dict(zip(names, cut, strict=True))}
+        for value, want, got in zip(graph.outputs, whole, host.run([fed[v.name] for v in host.inputs]), strict=True):
+            difference = float(np.abs(want.astype(np.float64) - got.astype(np.float64)).max(initial=0.0))
+            error = difference / max(float(np.abs(want).max(initial=0.0)), 1e-30)
+            worst = max(worst, error)
+            if not error <= _TOLERANCE:
+                raise PorterError(
+                    "PT423", f"the host's part gives {value.name} with an error of {error:.3g} of its range",
+                    graph.source, "Leave --outputs away, and report this model.",
+                )  # fmt: skip
+    return worst
