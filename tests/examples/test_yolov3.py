@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pruning example: Darknet's files, the four architectures, and what pruning makes of them (examples/yolov3_prune)."""
+"""The pruning example (examples/yolov3_prune): Darknet files, four architectures, and what pruning makes of them."""
 
 from __future__ import annotations
 
