@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -18,6 +20,7 @@ from porter.ops import Array, Op, Value
 from porter.quantize.encodings import Encoding
 from porter.quantize.numerics import Dtype
 from porter.quantize.observers import NotFiniteError, Observer, make_observer
+from porter.quantize.resume import Resume, deferred_signals, fingerprint, raise_signal
 from porter.quantize.scheme import Scheme
 from porter.quantize.taps import TAPS_BYTES, Steps, Taps
 
@@ -38,9 +41,10 @@ class Calibration:
         observers: by group name.
         seen: the true (minimum, maximum) of every value observed or watched.
         sizes: how large each observed value is from sample to sample.
-        readers: for an observed value, the layer that reads it, as messages call it.
-        norm: the first batch norm with statistics of its training; ``norm_ratio`` the deviation of what entered it, as
-            a multiple of the one in training.
+        readers: for an observed value, the op that reads it.
+        labels: for a value's name, the path of the layer that reads it.
+        norm: the first batch norm with statistics of its training, and ``spread`` what entered it.
+        notes: about a calibration that was taken up again.
     """
 
     observers: dict[str, Observer]
@@ -49,7 +53,13 @@ class Calibration:
     readers: Mapping[str, Op] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     norm: Op | None = None
-    norm_ratio: float | None = None
+    spread: _Spread = field(default_factory=lambda: _Spread())
+    notes: list[Finding] = field(default_factory=list)
+
+    @property
+    def norm_ratio(self) -> float | None:
+        """The deviation of what entered ``norm``, as a multiple of the one in training; the median of channels."""
+        return None if self.norm is None else self.spread.ratio(self.norm)
 
     def range_of(self, group: str, dtype: Dtype, scheme: Scheme) -> tuple[float, float]:
         """The (minimum, maximum) that the encoding of a group must represent.
@@ -69,7 +79,32 @@ class Calibration:
 
     def findings(self) -> list[Finding]:
         """What is odd about the data: not like in training, or a few samples far larger than the rest."""
-        return [*_unlike_training(self), *_outliers(self)]
+        return [*self.notes, *_unlike_training(self), *_outliers(self)]
+
+    def state(self) -> dict[str, Array]:
+        """Everything that samples change, as plain arrays for :meth:`restore`."""
+        arrays = {
+            f"observer{index}_{key}": array
+            for index, observer in enumerate(self.observers.values())
+            for key, array in observer.state().items()
+        }
+        arrays["seen_names"] = np.array(list(self.seen), np.str_)
+        arrays["seen"] = np.array(list(self.seen.values()), np.float64)
+        arrays["sizes"] = np.array([astuple(size) for size in self.sizes.values()], np.float64)
+        return arrays | self.spread.state()
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Become, with the same groups and observer, the calibration whose :meth:`state` this is."""
+        for index, observer in enumerate(self.observers.values()):
+            start = f"observer{index}_"
+            observer.restore({key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)})
+        self.seen = {
+            str(name): (float(low), float(high))
+            for name, (low, high) in zip(arrays["seen_names"], arrays["seen"], strict=True)
+        }
+        for name, (count, logs, top, top_at) in zip(self.sizes, arrays["sizes"], strict=True):
+            self.sizes[name] = _Size(int(count), float(logs), float(top), int(top_at))
+        self.spread.restore(arrays)
 
 
 def calibrate(
@@ -81,53 +116,112 @@ def calibrate(
     watch: Iterable[str] = (),
     labels: Mapping[str, str] | None = None,
     steps: Steps | None = None,
-    taps_bytes: int = TAPS_BYTES,
+    taps_bytes: int = TAPS_BYTES // 2,
+    state: Path | None = None,
 ) -> Calibration:
     """Observe values of a graph on every sample of ``data``.
 
+    While one sample is observed, the model already runs on the next: two are in memory, whatever their number.
+
     Args:
-        groups: for the name of a group, the names of the values that its observer sees.
+        groups: for the name of a group, the names of the values that share its observer.
         observer: with its settings; see :func:`porter.quantize.observers.make_observer`.
         watch: values of which only the extremes are wanted.
         labels: for a value's name, the path of the layer that reads it, for messages.
         steps: counts runs; the number of samples is added to its total.
+        taps_bytes: of tapped values that one run may return.
+        state: a file in which what was seen is kept, every few seconds and when an interrupt ends the run. A later
+            call with the same model, data and observer goes on from there, with the same result as without the
+            interrupt. The file stays; whoever has no more use for it removes it.
 
     Raises:
-        PorterError: PT407 where a value is not finite, which names the layer and the first op that makes one.
+        PorterError: PT407 where a value is not finite, which names the layer and the first op that makes one;
+            PT510 to PT512 when ``state`` cannot be written.
     """
+    made = _prepared(graph, groups, observer, labels or {})
+    group_of = {name: group for group, names in groups.items() for name in names}
+    only = sorted(set(watch) - set(group_of))
     values = {v.name: v for op in graph.ops() for v in (*op.operands, *op.outputs)}
     values |= {v.name: v for v in graph.inputs}
-    norm = next((op for op in graph.ops() if _trained_norm(op)), None)
-    group_of = {name: group for group, names in groups.items() for name in names}
-    made = Calibration({group: make_observer(observer) for group in groups}, labels=labels or {}, norm=norm)
-    made.readers = {v.name: op for op in reversed(graph.ops()) for v in op.operands if v.name in group_of}
-    made.sizes = {name: _Size() for name in group_of}
-    watched = set(watch)
-    wanted = [values[name] for name in (*group_of, *sorted(watched - set(group_of)))]
-    if norm is not None:
-        wanted.append(cast(Value, norm.inputs[0]))
-    taps = Taps(graph, wanted, taps_bytes)
+    norm = None if made.norm is None else cast(Value, made.norm.inputs[0])
+    wanted = [values[name] for name in (*group_of, *only)] + ([] if norm is None else [norm])
+    taps = Taps(graph, wanted, taps_bytes, fast=True)
+    once = {name for name in group_of if values[name].is_const}
     count = steps or Steps()
     count.total += len(data)
-    spread = _Spread()
-    for item in data:
-        for _, arrays in taps(item):
-            for name, array in arrays.items():
-                if name in group_of:
-                    try:
-                        extent = made.observers[group_of[name]].observe(array)
-                    except NotFiniteError as error:
-                        raise _blame(graph, made, name, item, str(error)) from error
-                    made.sizes[name].add(max(extent[1], -extent[0]))
-                    _widen(made.seen, name, extent)
-                elif name in watched and np.isfinite(array).all():
-                    _widen(made.seen, name, (float(array.min()), float(array.max())))
-                if norm is not None and name == cast(Value, norm.inputs[0]).name:
-                    spread.add(array)
-        count()
-    if norm is not None:
-        made.norm_ratio = spread.ratio(norm)
+    kept = None
+    if state is not None:
+        kept = Resume(state, fingerprint(graph, {"groups": groups, "watch": only, "observer": observer}, data))
+    with deferred_signals(kept is not None) as signalled:
+        done, items = (0, iter(data)) if kept is None else kept.take_up(made, data, count)
+        for index, last, item, arrays in _ahead(taps, items, done):
+            try:
+                _see(made, groups, arrays, once if index else set())
+            except NotFiniteError as error:
+                raise _blame(graph, made, str(error.args[1]), item, str(error.args[0])) from error
+            for name in only:
+                if name in arrays and np.isfinite(arrays[name]).all():
+                    _widen(made.seen, name, (float(arrays[name].min()), float(arrays[name].max())))
+            if norm is not None and norm.name in arrays:
+                made.spread.add(arrays[norm.name])
+            if not last:
+                continue
+            count()
+            if kept is not None:
+                kept.saw(index + 1, made, item, now=bool(signalled))
+            if signalled:
+                raise_signal(signalled[0])
     return made
+
+
+def _prepared(
+    graph: Graph, groups: Mapping[str, Sequence[str]], observer: str, labels: Mapping[str, str]
+) -> Calibration:
+    names = {name for members in groups.values() for name in members}
+    return Calibration(
+        observers={group: make_observer(observer) for group in groups},
+        sizes={name: _Size() for members in groups.values() for name in members},
+        readers={v.name: op for op in reversed(graph.ops()) for v in op.operands if v.name in names},
+        labels=labels,
+        norm=next((op for op in graph.ops() if _trained_norm(op)), None),
+    )
+
+
+def _ahead(
+    taps: Taps, items: Iterator[list[Array]], start: int
+) -> Iterator[tuple[int, bool, list[Array], dict[str, Array]]]:
+    """(index of the sample, whether it is complete now, the sample, values) of every run; the run after it is already
+    under way in another thread, which the kernels of both frameworks let run beside this one.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        waiting: tuple[int, bool, list[Array], Future[tuple[list[Array], dict[str, Array]]]] | None = None
+        try:
+            for index, item in enumerate(items, start):
+                for run in range(len(taps)):
+                    future = pool.submit(taps.fetch, item, run)
+                    if waiting is not None:
+                        yield *waiting[:3], waiting[3].result()[1]
+                    waiting = index, run + 1 == len(taps), item, future
+            if waiting is not None:
+                yield *waiting[:3], waiting[3].result()[1]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _see(made: Calibration, groups: Mapping[str, Sequence[str]], arrays: Mapping[str, Array], leave: Set[str]) -> None:
+    """Show every group the values of this run. Raises NotFiniteError with (what, the value's name)."""
+    for group, members in groups.items():
+        present = [name for name in members if name in arrays and name not in leave]
+        if not present:
+            continue
+        try:
+            extents = made.observers[group].observe(*(arrays[name] for name in present))
+        except NotFiniteError as error:
+            bad = next(name for name in present if not np.isfinite(arrays[name]).all())
+            raise NotFiniteError(str(error), bad) from error
+        for name, extent in zip(present, extents, strict=True):
+            made.sizes[name].add(max(extent[1], -extent[0]))
+            _widen(made.seen, name, extent)
 
 
 def _widen(seen: dict[str, tuple[float, float]], name: str, extent: tuple[float, float]) -> None:
@@ -211,11 +305,10 @@ class _Spread:
         self._count, self._sum, self._square = 0, np.zeros(()), np.zeros(())
 
     def add(self, x: Array) -> None:
-        axes = tuple(i for i in range(x.ndim) if i != 1)
-        wide = x.astype(np.float64)
+        rows = x.reshape(*x.shape[:2], -1)
         self._count += x.size // x.shape[1]
-        self._sum = self._sum + wide.sum(axes)
-        self._square = self._square + (wide * wide).sum(axes)
+        self._sum = self._sum + rows.sum((0, 2), dtype=np.float64)
+        self._square = self._square + np.einsum("ncl,ncl->nc", rows, rows).sum(0, dtype=np.float64)
 
     def ratio(self, norm: Op) -> float | None:
         """The median over channels of the deviation seen, as a multiple of the one in training."""
@@ -224,6 +317,13 @@ class _Spread:
         seen = np.sqrt(np.maximum(self._square / self._count - mean**2, 0))
         alive = trained > 1e-12
         return float(np.median(seen[alive] / np.sqrt(trained[alive]))) if alive.any() else None
+
+    def state(self) -> dict[str, Array]:
+        return {"spread_count": np.array(self._count), "spread_sum": self._sum, "spread_square": self._square}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        self._count = int(arrays["spread_count"])
+        self._sum, self._square = arrays["spread_sum"], arrays["spread_square"]
 
 
 def _unlike_training(calibration: Calibration) -> list[Finding]:

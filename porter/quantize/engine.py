@@ -107,6 +107,7 @@ def quantize(
     encodings: Encodings | Tensors | None = None,
     compare: int = 4,
     column_axes: Mapping[str, int] | None = None,
+    state: Path | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
     """Calibrate a float graph that is legal for the target, and simulate it quantized.
@@ -132,6 +133,8 @@ def quantize(
         compare: samples on which the report compares float and quantized.
         column_axes: for an output's name, the axis whose indices are scored apart; default
             :func:`porter.quantize.report.column_axis`.
+        state: a file that keeps the calibration if it is interrupted, so that the same call goes on from there; it is
+            removed in the end.
         progress: called with (done, total) runs.
 
     Raises:
@@ -163,6 +166,7 @@ def quantize(
         watch=[part.name for join in joined for part in join.parts],
         labels={site.input.name: site.path for site in reversed(weighted) if site.quantized},
         steps=steps,
+        state=state,
     )
     findings += opened.findings
     if isinstance(encodings, Encodings):
@@ -192,4 +196,6 @@ def quantize(
             f"The device's part ends at {names}; the host's part computes the model's own outputs from there, proved "
             f"on {host.samples} samples with an error of at most {host.error:.2g} of an output's range."
         )
+    if state is not None:
+        state.unlink(missing_ok=True)
     return Quantized(simulated, graph, target, found, report, first, opened.preprocess, host)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
@@ -49,10 +49,10 @@ class NotFiniteError(ValueError):
 class Observer(Protocol):
     """Finds a range."""
 
-    def observe(self, *parts: Array) -> Range:
+    def observe(self, *parts: Array) -> list[Range]:
         """See one sample, in one array or in several (tensors that share a range); any shapes, float.
 
-        Returns the sample's own (minimum, maximum). Raises :class:`NotFiniteError`.
+        Returns the (minimum, maximum) of each part. Raises :class:`NotFiniteError`.
         """
 
     def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
@@ -96,12 +96,11 @@ class _Extremes:
     def seen(self) -> Range | None:
         return self._seen
 
-    def observe(self, *parts: Array) -> Range:
+    def observe(self, *parts: Array) -> list[Range]:
         extents = [_extent(part) for part in parts]
-        low, high = min(low for low, _ in extents), max(high for _, high in extents)
         self.count += 1
-        self._seen = (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
-        return low, high
+        self._seen = _union(extents if self._seen is None else [self._seen, *extents])
+        return extents
 
     def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
         return self._seen
@@ -116,8 +115,7 @@ class _Extremes:
     def _join(self, other: _Extremes) -> None:
         self.count += other.count
         if other._seen is not None:
-            low, high = other._seen
-            self._seen = (low, high) if self._seen is None else (min(low, self._seen[0]), max(high, self._seen[1]))
+            self._seen = other._seen if self._seen is None else _union([self._seen, other._seen])
 
     def state(self) -> dict[str, Array]:
         return {"count": np.array(self.count, np.int64), "seen": _pack(self._seen)}
@@ -132,6 +130,10 @@ def _extent(x: Array) -> Range:
     if not (np.isfinite(low) and np.isfinite(high)):  # NaN propagates through min and max
         raise NotFiniteError(f"{int(np.size(x) - np.isfinite(x).sum())} of {np.size(x)} values are not finite")
     return low, high
+
+
+def _union(extents: Sequence[Range]) -> Range:
+    return min(low for low, _ in extents), max(high for _, high in extents)
 
 
 def _pack(pair: Range | None) -> Array:
@@ -178,18 +180,19 @@ class MinMax(_Averaged):
         self._iteration = iteration
         self._use_avg = use_avg
 
-    def observe(self, *parts: Array) -> Range:
-        low, high = super().observe(*parts)
+    def observe(self, *parts: Array) -> list[Range]:
+        extents = super().observe(*parts)
         if self._iteration is not None and self.count > self._iteration:
-            return low, high
+            return extents
+        low, high = _union(extents)
         if self._range is None:
             self._first = self._range = (low, high)
         elif self._use_avg:
             n, (old_low, old_high) = self.count, self._range
             self._range = ((old_low * n + low) / (n + 1), (old_high * n + high) / (n + 1))
         else:
-            self._range = (min(low, self._range[0]), max(high, self._range[1]))
-        return low, high
+            self._range = _union([self._range, *extents])
+        return extents
 
     def merge(self, other: Observer) -> None:
         """See :meth:`Observer.merge`. Raises ValueError, too, where ``iteration`` ends among the other's samples."""
@@ -212,7 +215,7 @@ class MinMax(_Averaged):
             ]
             self._range = (sums[0] / (mine + theirs + 1), sums[1] / (mine + theirs + 1))
         else:
-            self._range = (min(self._range[0], other._range[0]), max(self._range[1], other._range[1]))
+            self._range = _union([self._range, other._range])
 
     def __str__(self) -> str:
         settings = [f"iteration={self._iteration}"] if self._iteration is not None else []
@@ -233,14 +236,15 @@ class MovingAverage(_Averaged):
         super().__init__()
         self._constant = averaging_constant
 
-    def observe(self, *parts: Array) -> Range:
-        low, high = super().observe(*parts)
+    def observe(self, *parts: Array) -> list[Range]:
+        extents = super().observe(*parts)
+        low, high = _union(extents)
         if self._range is None:
             self._first = self._range = (low, high)
         else:
             (old_low, old_high), c = self._range, self._constant
             self._range = (old_low + c * (low - old_low), old_high + c * (high - old_high))
-        return low, high
+        return extents
 
     def merge(self, other: Observer) -> None:
         self._check(other)
@@ -269,12 +273,12 @@ class _Histogrammed(_Extremes):
         super().__init__()
         self.histogram = Histogram()
 
-    def observe(self, *parts: Array) -> Range:
+    def observe(self, *parts: Array) -> list[Range]:
         floats = [np.asarray(part, np.float32) for part in parts]
-        low, high = super().observe(*floats)
-        for part in floats:
+        extents = super().observe(*floats)
+        for part, (low, high) in zip(floats, extents, strict=True):
             self.histogram.add(part, low, high)
-        return low, high
+        return extents
 
     def merge(self, other: Observer) -> None:
         self._check(other)
@@ -337,34 +341,53 @@ class Percentile(_Histogrammed):
 class MSE(_Histogrammed):
     """The range with the least mean squared error of the values, rounding and clipping together.
 
-    The extremes are scaled by fractions: first by 81, a quarter of an octave apart, then by 33 evenly between the
-    neighbours of the best; an asymmetric range has each end searched alone in the end. The extremes themselves are
-    among them, so the error is never larger than theirs.
+    The extremes are scaled by fractions: a quarter of an octave apart, down to where the error has long been rising,
+    then by 17 evenly between the neighbours of the best; an asymmetric range has each end searched alone in the end.
+    The error is never larger than that of the extremes themselves.
     """
 
     def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
         if self._seen is None or self._seen == (0, 0):
             return self._seen
-        low, high = self._seen
+        seen = low, high = self._seen
         sides = self.histogram.sides()
+        coarse = sides[0].merged(32), sides[1].merged(32)
+
+        def search(bounds: Callable[[float], Range], start: float = 1.0) -> float:
+            return _search(lambda f: _error(coarse, bounds(f), dtype, scheme), start)
+
         if scheme.symmetric(dtype):
-            seen, absmax = self._seen, max(high, -low)
-            best = _search(lambda f: _error(sides, _within(seen, f * absmax), dtype, scheme))
-            return _within(seen, best * absmax)
-        both = _search(lambda f: _error(sides, (f * low, f * high), dtype, scheme))
-        top = _search(lambda f: _error(sides, (both * low, f * high), dtype, scheme), both)
-        bottom = _search(lambda f: _error(sides, (f * low, top * high), dtype, scheme), both)
-        return bottom * low, top * high
+            absmax = max(high, -low)
+            found = _within(seen, absmax * search(lambda f: _within(seen, f * absmax)))
+        elif low >= 0:
+            found = (0.0, high * search(lambda f: (0.0, f * high)))
+        elif high <= 0:
+            found = (low * search(lambda f: (f * low, 0.0)), 0.0)
+        else:
+            both = search(lambda f: (f * low, f * high))
+            top = search(lambda f: (both * low, f * high), both)
+            found = (low * search(lambda f: (f * low, top * high), both), top * high)
+        return min([seen, found], key=lambda bounds: _error(sides, bounds, dtype, scheme))
 
     def __str__(self) -> str:
         return "mse"
 
 
-def _search(error: Callable[[float], float], start: float = 1.0) -> float:
-    """The fraction in (0, 1] with the least error; 1 or ``start`` where none is better."""
-    coarse: list[float] = [2.0 ** (-quarter / 4) for quarter in range(81)]
-    best = min([start, *coarse], key=error)
-    fine: list[float] = np.linspace(best / 2**0.25, min(best * 2**0.25, 1.0), 33).tolist()
+#: A search goes on while the error is under so many times the least: cut values make it rise steeply, and for good.
+_RISING = 8.0
+
+
+def _search(error: Callable[[float], float], start: float) -> float:
+    """The fraction in (0, 1] with the least error; ``start`` where none is better."""
+    best, least = start, error(start)
+    for quarter in range(81):
+        fraction = float(2.0 ** (-quarter / 4))
+        found = error(fraction)
+        if found < least:
+            best, least = fraction, found
+        elif found > _RISING * least and fraction < best:
+            break
+    fine: list[float] = np.linspace(best / 2**0.25, min(best * 2**0.25, 1.0), 17).tolist()
     return min([best, *fine], key=error)
 
 
@@ -373,9 +396,9 @@ class KL(_Histogrammed):
     divergence, when it is merged into as many levels as the dtype has.
 
     As S. Migacz, "8-bit Inference with TensorRT" (GTC 2017) describes it, with the smoothing of empty bins of MXNet's
-    ``_get_optimal_threshold``, in steps of 16 bins. Zeros are left out, which every scale represents exactly (the peak
-    of a rectified tensor would decide alone otherwise). A dtype with more levels than ``bins`` (16 bits) loses nothing
-    by merging: its range is the extremes.
+    ``_get_optimal_threshold``, in steps of 1/64 of the bins. Zeros are left out, which every scale represents exactly
+    (the peak of a rectified tensor would decide alone otherwise). A dtype with more levels than ``bins`` (16 bits)
+    loses nothing by merging: its range is the extremes.
     """
 
     def __init__(self, bins: int = 2048) -> None:
@@ -393,9 +416,6 @@ class KL(_Histogrammed):
         return f"kl({self._bins})"
 
 
-_KL_STRIDE = 16
-
-
 def _entropy(histogram: Histogram, seen: Range, bins: int, dtype: Dtype, scheme: Scheme) -> Range:
     """The range of :class:`KL`."""
     low, high = seen
@@ -407,7 +427,7 @@ def _entropy(histogram: Histogram, seen: Range, bins: int, dtype: Dtype, scheme:
     levels = int(np.rint(absmax / step)) + 1
     if levels >= bins or not counts.any():
         return seen
-    candidates = range(bins, levels - 1, -_KL_STRIDE)
+    candidates = range(bins, levels - 1, -(bins // 64))
     best = min(candidates, key=lambda kept: _divergence(counts, kept, levels))
     return _within(seen, absmax * best / bins)
 

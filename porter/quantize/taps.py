@@ -31,35 +31,49 @@ class Steps:
 
 
 class Taps:
-    """Runs a graph on one sample after another and hands out named values; one sample in memory at a time."""
+    """Runs a graph on samples and hands out named values, in as many runs a sample as ``taps_bytes`` asks for.
 
-    def __init__(self, graph: Graph, values: Iterable[Value], taps_bytes: int = TAPS_BYTES) -> None:
-        self._graph = graph
+    Args:
+        fast: as for :meth:`porter.graph.Graph.run`.
+    """
+
+    def __init__(
+        self, graph: Graph, values: Iterable[Value], taps_bytes: int = TAPS_BYTES, *, fast: bool = False
+    ) -> None:
+        self._graph, self._fast = graph, fast
         inputs = {value.name for value in graph.inputs}
         unique = {value.name: value for value in values}
         self._inputs = [name for name in unique if name in inputs]
         self._constants = {name: value for name, value in unique.items() if value.is_const}
-        self._groups: list[list[str]] = [[]]
+        self._batches: list[list[str]] = [[]]
         size = 0
         for name, value in unique.items():
             if name in inputs or value.is_const:
                 continue
             nbytes = 4 * math.prod(value.shape or (1,))
-            if self._groups[-1] and size + nbytes > taps_bytes:
-                self._groups.append([])
+            if self._batches[-1] and size + nbytes > taps_bytes:
+                self._batches.append([])
                 size = 0
-            self._groups[-1].append(name)
+            self._batches[-1].append(name)
             size += nbytes
 
+    def __len__(self) -> int:
+        """Runs for one sample."""
+        return len(self._batches)
+
     def __call__(self, item: Sequence[Array]) -> Iterator[tuple[list[Array], dict[str, Array]]]:
-        """(outputs, values) for each group of taps. The first group also has the graph inputs and constants
-        among the taps.
-        """
-        fed = {value.name: array for value, array in zip(self._graph.inputs, item, strict=True)}
-        extra = {name: fed[name] for name in self._inputs}
-        extra.update({name: value.numpy() for name, value in self._constants.items()})
-        for group in self._groups:
-            results = self._graph.run(item, group)
-            split = len(results) - len(group)
-            yield results[:split], {**extra, **dict(zip(group, results[split:], strict=True))}
-            extra = {}
+        """(outputs, values) of each run; see :meth:`fetch`."""
+        for index in range(len(self)):
+            yield self.fetch(item, index)
+
+    def fetch(self, item: Sequence[Array], index: int) -> tuple[list[Array], dict[str, Array]]:
+        """(outputs, values) of one of the runs. The first also has the graph inputs and constants among the taps."""
+        extra: dict[str, Array] = {}
+        if index == 0:
+            fed = {value.name: array for value, array in zip(self._graph.inputs, item, strict=True)}
+            extra = {name: fed[name] for name in self._inputs}
+            extra.update({name: value.numpy() for name, value in self._constants.items()})
+        batch = self._batches[index]
+        results = self._graph.run(item, batch, fast=self._fast)
+        split = len(results) - len(batch)
+        return results[:split], {**extra, **dict(zip(batch, results[split:], strict=True))}

@@ -39,7 +39,9 @@ class OpsGraph(Graph):
     def evaluate(self, values: Sequence[Value], limit: int) -> dict[str, Array]:
         raise NotImplementedError
 
-    def run(self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = ()) -> list[Array]:
+    def run(
+        self, inputs: Sequence[Array] | Mapping[str, Array], taps: Sequence[str] = (), *, fast: bool = False
+    ) -> list[Array]:
         raise NotImplementedError
 
     def apply(self, op: Op, operands: Sequence[Array | None]) -> list[Array]:

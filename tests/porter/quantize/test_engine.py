@@ -90,8 +90,9 @@ def test_scales_are_those_of_the_extremes(target):
     float_graph = porter.load(models.small())
     extremes = np.array([[t.min(), t.max()] for t in (float_graph.run(item, ["dw_y"])[1] for item in data)])
     right = made.encodings.input_of("right")
-    assert right.minimum[0] == extremes[:, 0].min()
-    assert right.maximum[0] == extremes[:, 1].max()
+    # Calibration lets onnxruntime fuse ops: its values may differ by a rounding.
+    assert right.minimum[0] == pytest.approx(extremes[:, 0].min(), rel=1e-6)
+    assert right.maximum[0] == pytest.approx(extremes[:, 1].max(), rel=1e-6)
     weight = models_weight("right.weight")
     assert made.encodings.weights["right"].scale[0] == np.float32(np.abs(weight).max() / 32767)
     channels = run(target, models.small(), "int8", per_channel=True).encodings.weights["right"]
@@ -319,7 +320,7 @@ def test_memory_does_not_grow_with_the_samples(target):
         return most
 
     peak(2)  # caches of the runtime
-    few, many = peak(10), peak(200)
+    few, many = peak(50), peak(400)
     assert many < few * 1.2 + 2**16
 
 

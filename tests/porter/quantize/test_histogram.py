@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from porter.quantize.histogram import Histogram
 
-FLOATS = st.floats(-1e6, 1e6, width=32)
+FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 STREAM = st.lists(st.lists(FLOATS, min_size=1, max_size=60), min_size=1, max_size=6)
 
 
@@ -78,6 +78,16 @@ def test_large_and_small_arrays_are_counted_alike():
     whole, parts = counted([x]), counted(np.array_split(x, 100))
     same(whole, parts)
     assert whole.zeros == (x == 0).sum()
+
+
+def test_a_very_large_array_is_sampled_and_weighs_what_it_should():
+    x = np.random.default_rng(0).normal(size=2_000_000).astype(np.float32)
+    x[::2] = 0
+    histogram = counted([x, [1e3]])
+    assert abs(histogram.total - len(x) - 1) < 7
+    assert histogram.zeros / histogram.total == pytest.approx(0.5, abs=0.002)
+    assert histogram.quantile(0.9) == pytest.approx(np.quantile(np.abs(x), 0.9), rel=0.02)
+    assert histogram.quantile(1) == 1e3
 
 
 def test_an_outlier_leaves_small_values_their_resolution():

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration: groups, memory, and runs that are interrupted and taken up again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import quantize_models as models
+
+import porter
+from porter.data import open_data
+from porter.errors import PorterError, explain
+from porter.quantize.calibrate import calibrate
+from porter.quantize.observers import OBSERVERS
+from porter.quantize.scheme import Scheme
+from porter.quantize.taps import Steps, Taps
+from porter.target import Target
+
+SCHEME = Scheme.of(Target.load("mlu270"))
+
+
+def images(count=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(count)]
+
+
+@pytest.fixture
+def graph():
+    return porter.load(models.small())
+
+
+def values(graph):
+    return [op.outputs[0].name for op in graph.ops() if (op.outputs[0].dtype or "") == "float32"]
+
+
+def run(graph, observer="min_max", data=None, **options):
+    groups = options.pop("groups", {name: [name] for name in values(graph)})
+    return calibrate(graph, groups, open_data(data or images(), graph.inputs), observer, **options)
+
+
+def ranges(made, dtype="int8"):
+    return {name: made.range_of(name, dtype, SCHEME) for name in made.observers}
+
+
+def test_the_values_of_the_graph_are_observed(graph):
+    names = values(graph)
+    made = run(graph, watch=[graph.inputs[0].name])
+    want = {}
+    for image in images():
+        results = graph.run([image], names)[len(graph.outputs) :]
+        for name, array in zip(names, results, strict=True):
+            low, high = want.get(name, (np.inf, -np.inf))
+            want[name] = min(low, float(array.min())), max(high, float(array.max()))
+    for name, bounds in want.items():
+        np.testing.assert_allclose(ranges(made)[name], bounds, rtol=1e-5, atol=1e-6)
+        assert made.seen[name] == ranges(made)[name]
+    assert made.seen[graph.inputs[0].name][1] == max(float(image.max()) for image in images())
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_few_bytes_at_a_time_give_the_same_ranges(graph, observer):
+    at_once, apart = run(graph, observer), run(graph, observer, taps_bytes=1)
+    names = [graph.inputs[0], *(op.outputs[0] for op in graph.ops())]
+    assert len(Taps(graph, names, 1)) > 3
+    for name, (low, high) in ranges(at_once).items():
+        np.testing.assert_allclose(ranges(apart)[name], (low, high), rtol=1e-2, err_msg=name)
+
+
+def test_a_group_has_one_range_and_its_values_have_their_own_extremes(graph):
+    first, second, *_ = values(graph)
+    alone = run(graph)
+    made = run(graph, groups={"both": [first, second]})
+    parts = [ranges(alone)[first], ranges(alone)[second]]
+    np.testing.assert_allclose(ranges(made)["both"], (min(p[0] for p in parts), max(p[1] for p in parts)), rtol=1e-6)
+    np.testing.assert_allclose([made.seen[first], made.seen[second]], parts, rtol=1e-6)
+    assert made.observers["both"].count == len(images())
+
+
+def test_progress_counts_samples(graph):
+    seen = []
+    run(graph, steps=Steps(lambda done, total: seen.append((done, total))))
+    assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_not_finite_names_the_layer_and_the_sample_is_the_first_bad_one(graph):
+    data = images()
+    data[3][...] = 3e38
+    with pytest.raises(PorterError, match="not finite; the first to make one is") as error:
+        run(graph, data=data)
+    assert error.value.code == "PT407"
+
+
+def test_one_image_and_none(graph):
+    assert all(low <= high for low, high in ranges(run(graph, "mse", images(1))).values())
+    with pytest.raises(PorterError) as error:
+        run(graph, data=iter(()))
+    assert error.value.code == "PT401"
+
+
+class Stops:
+    """Samples; the process that iterates over them gets a signal after some."""
+
+    def __init__(self, items, after, number=signal.SIGINT):
+        self.items, self.after, self.number = items, after, number
+
+    def __len__(self):
+        return len(self.items)
+
+    def __iter__(self):
+        for index, item in enumerate(self.items):
+            if self.after is not None and index == self.after and self.armed:
+                os.kill(os.getpid(), self.number)
+            self.armed = True  # the first item is also read once to be checked
+            yield item
+
+    armed = False
+
+
+@pytest.mark.parametrize("observer", ["min_max", "min_max(use_avg)", "moving_average", "mse", "mix"])
+@pytest.mark.parametrize("taken", [1, 4])
+def test_an_interrupted_calibration_goes_on_with_the_same_result(graph, tmp_path, observer, taken):
+    state = tmp_path / "out.calibration.npz"
+    with pytest.raises(KeyboardInterrupt):
+        run(graph, observer, Stops(images(), taken), state=state)
+    assert [p.name for p in tmp_path.iterdir()] == [state.name]
+    before = signal.getsignal(signal.SIGINT)
+    counted = []
+    made = run(graph, observer, Stops(images(), None), state=state, steps=Steps(lambda *now: counted.append(now)))
+    assert signal.getsignal(signal.SIGINT) is before
+    whole = run(graph, observer)
+    assert ranges(made) == ranges(whole)
+    assert made.seen == whole.seen
+    assert made.sizes == whole.sizes
+    assert made.norm_ratio == whole.norm_ratio
+    (note,) = made.notes
+    assert note.code == "PT430" and "went on after" in note.message
+    assert "PT430" in explain("PT430")
+    assert counted[-1] == (6, 6)
+
+
+def test_sigterm_ends_the_run_after_saving(graph, tmp_path):
+    state = tmp_path / "s.npz"
+    with pytest.raises(SystemExit) as error:
+        run(graph, data=Stops(images(), 2, signal.SIGTERM), state=state)
+    assert error.value.code == 128 + signal.SIGTERM
+    assert state.exists()
+
+
+@pytest.mark.parametrize("change", ["model", "data", "observer", "groups", "file"])
+def test_a_state_of_something_else_is_not_used(graph, tmp_path, change):
+    state = tmp_path / "s.npz"
+    with pytest.raises(KeyboardInterrupt):
+        run(graph, "mse", Stops(images(), 3), state=state)
+    options = {"observer": "mse", "data": Stops(images(), None)}
+    if change == "model":
+        name = next(v.name for op in graph.ops() for v in op.operands if v.is_const and (v.dtype or "") == "float32")
+        value = next(v for op in graph.ops() for v in op.operands if v.name == name)
+        graph = graph.with_constants({name: value.numpy() * np.float32(1.5)})
+    if change == "data":
+        options["data"] = Stops(images(seed=1), None)
+    if change == "observer":
+        options["observer"] = "mix"
+    if change == "groups":
+        options["groups"] = {values(graph)[0]: values(graph)[:2]}
+    if change == "file":
+        state.write_bytes(b"PK junk")
+    again = run(graph, **options, state=state)
+    fresh = run(graph, **options)
+    assert ranges(again) == ranges(fresh)
+    assert "started again" in again.notes[0].message
+
+
+def test_a_killed_process_leaves_a_state_that_is_taken_up(tmp_path):
+    """A real SIGINT to a real process, in the middle of a run."""
+    script = tmp_path / "calibrate.py"
+    script.write_text(
+        "import sys, time, json, pathlib\n"
+        f"sys.path.insert(0, {str(Path(models.__file__).parent)!r})\n"
+        "import numpy as np, porter, quantize_models as models\n"
+        "from porter.quantize.engine import quantize\n"
+        "from porter.target import Target\n"
+        "class Slow:\n"
+        "    def __len__(self): return 30\n"
+        "    def __iter__(self):\n"
+        "        rng = np.random.default_rng(0)\n"
+        "        for i in range(30):\n"
+        "            time.sleep(float(sys.argv[2]))\n"
+        "            print(i, flush=True)\n"
+        "            yield rng.normal(size=(1, 3, 12, 12)).astype(np.float32)\n"
+        "made = quantize(porter.load(models.small()), Target.load('mlu270'), 'int8', Slow(), observer='mse',\n"
+        "                state=pathlib.Path(sys.argv[1]))\n"
+        "made.encodings.save(sys.argv[3])\n"
+    )
+    state = tmp_path / "s.npz"
+
+    def start(pause, out, state=state):
+        return subprocess.Popen(
+            [sys.executable, str(script), str(state), pause, str(out)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        )  # fmt: skip
+
+    process = start("0.1", tmp_path / "never.json")
+    for line in process.stdout:
+        if line.strip() == "12":
+            process.send_signal(signal.SIGINT)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert state.exists() and not (tmp_path / "never.json").exists()
+    begin = time.monotonic()
+    resumed = start("0", tmp_path / "resumed.json")
+    assert resumed.communicate(timeout=60) and resumed.returncode == 0
+    assert time.monotonic() - begin < 60
+    assert not state.exists()
+    whole = start("0", tmp_path / "whole.json", tmp_path / "other.npz")
+    assert whole.communicate(timeout=60) and whole.returncode == 0
+    assert (tmp_path / "resumed.json").read_text() == (tmp_path / "whole.json").read_text()
