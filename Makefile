@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Two workers on two cores, one thread each: torch and onnxruntime would otherwise start a pool in every worker.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo demo-prune test lint test-torch13 test-upstream bench clean
+.PHONY: demo demo-scale demo-prune test lint test-torch13 test-upstream bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ demo: $(READY)  ## port YOLOX-nano to the MLU270 at int16 and show what happened
 
 demo-prune: $(READY)  ## sparse training, pruning and fine-tuning of a YOLOv3, then int8 and int16 for two devices
 	$(BIN)/python -m examples.yolov3_prune.demo
+
+demo-scale: $(READY)  ## the YOLOX that is as accurate as a latency on the MLU270 allows, found by search
+	$(BIN)/python -m examples.yolox_scale.demo
 
 lint: $(READY)
 	$(BIN)/ruff check .

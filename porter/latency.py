@@ -16,8 +16,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -479,9 +479,14 @@ class Compared:
         }
 
 
-def compare(graphs: Iterable[Graph], rates: Rates, threads: int = 1) -> Compared:
-    """Estimate every graph at ``rates`` and measure it on this machine."""
-    return Compared(tuple((estimate(graph, rates), measure(graph, threads=threads)) for graph in graphs))
+def compare(graphs: Mapping[str, Graph], rates: Rates, threads: int = 1) -> Compared:
+    """Estimate every graph at ``rates`` and measure it on this machine; the keys are what the rows call them."""
+    return Compared(
+        tuple(
+            (replace(estimate(graph, rates), model=name), measure(graph, threads=threads))
+            for name, graph in graphs.items()
+        )
+    )
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -124,10 +124,8 @@ def latency(
     chosen = Target.load(target)
     with progress() as say:
         rates = host_rates(threads) if chosen.runtime.framework == "onnxruntime" else Rates.of_target(chosen, dtype)
-        graphs = []
-        for path in models:
-            say(f"loading {path}")
-            graphs.append(load(path, input_))
+        say("loading")
+        graphs = {path: load(path, input_) for path in models}
         say("measuring")
         compared = compare(graphs, rates, threads)
     if format_ is Format.json:

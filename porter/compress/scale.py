@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from porter.api import Rewritten
     from porter.compress.scale_candidate import Candidate
+    from porter.graph import Graph
 
 __all__ = ["Counted", "Options", "Scaled", "scale"]
 
@@ -106,7 +107,8 @@ class Scaled:
         ``model.onnx`` where the configuration names an opset.
 
         Raises:
-            PorterError: PT623 when there is no chosen model; PT510 to PT512 when it cannot be written.
+            PorterError: PT623 when there is no chosen model; PT330, PT351 or PT352 when it has no ONNX form of that
+                opset, or one that computes something else; PT510 to PT512 when it cannot be written.
         """
         import torch
 
@@ -126,10 +128,7 @@ class Scaled:
             torch.save({"model": self.module.state_dict(), **size}, folder / "checkpoint.pt")
             (folder / "scaling.json").write_text(to_json(self) + "\n", encoding="utf-8")
             if self.plan.opset is not None:
-                from porter.dialects.onnx import OnnxGraph
-
-                onnx = OnnxGraph.from_graph(made.graph, self.plan.opset)
-                onnx.save(folder / "model.onnx", made.ledger.to_json())
+                _in_onnx(made, self.plan.opset).save(folder / "model.onnx", made.ledger.to_json())
             draw_pareto(self, folder / "pareto.svg", folder / "pareto.png")
         return Path(out)
 
@@ -257,7 +256,19 @@ def _finish(result: Scaled, evaluate: Any, say: Progress) -> Scaled:
     return replace(result, rewritten=made, counted=counted, module=module, findings=findings)
 
 
-def recount(graph: Any) -> Counted:
+def _in_onnx(made: Rewritten, opset: int) -> Graph:
+    """The model in ONNX, compared with the torch graph that it was lowered from."""
+    from porter.api import verify
+    from porter.dialects.onnx import OnnxGraph
+
+    onnx = OnnxGraph.from_graph(made.graph, opset)
+    evidence = verify(made.graph, onnx)
+    if not evidence.ok:
+        raise PorterError("PT330", f"{made.graph.source} does not compute the same in ONNX at opset {opset}")
+    return onnx
+
+
+def recount(graph: Graph) -> Counted:
     """Count a torch graph, and count again the module that its generated code builds: torch's operation counter over
     one forward pass, halved, and the elements of its parameters."""
     import torch

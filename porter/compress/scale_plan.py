@@ -202,13 +202,14 @@ def _factory(
     merged = {**passed, **args}
 
     def base(name: str) -> float:
-        default = parameters[name].default if name in parameters else 1.0
-        value = merged.pop(name, script.get(name, default))
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-            value = 1.0 if value is inspect.Parameter.empty else value
-            if value != 1.0:
-                raise config.wrong(FREE_SECTION, name, f"is {value!r}, not a positive number", "Write for example 0.5.")
-        return float(value)
+        default = parameters[name].default if name in parameters else inspect.Parameter.empty
+        value = merged.pop(name, script.get(name, 1.0 if default is inspect.Parameter.empty else default))
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
+            return float(value)
+        problem, fix = f"is {value!r}, not a positive number", "Write for example 0.5."
+        if name in args:
+            raise PorterError("PT519", f"{name} {problem}", "--model-arg", fix)
+        raise config.wrong(FREE_SECTION, name, problem, fix)
 
     return merged, base("width"), base("depth") if "depth" in parameters or open_ended else None
 

@@ -93,7 +93,7 @@ class Study:
     def __init__(self, search: Search) -> None:
         self._search = search
         self._folder = _study_folder(search.folder)
-        self._about = json.loads(json.dumps(dict(search.about)))
+        self._about = json.loads(json.dumps(dict(search.about), default=str))
         with self._locked(_LOCK):
             self._study = self._open()
             self._reclaim()

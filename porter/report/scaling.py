@@ -127,13 +127,24 @@ def draw_pareto(scaled: Scaled, *paths: Path) -> None:
     axes.plot(*_columns(map(at, front)), color="0.6", zorder=1, label="Pareto front")
     for state, color in (("met", "tab:green"), ("missed", "tab:orange")):
         points = [at(c) for c in shown if c.state == state]
-        axes.scatter(*_columns(points), color=color, zorder=2, label=state)
+        if points:
+            axes.scatter(*_columns(points), color=color, zorder=2, label=state)
+    # What missed a requirement before it was trained has a latency and no accuracy: it stands on the axis.
+    untrained = [c for c in scaled.candidates if c.latency_ms is not None and c not in shown]
+    if untrained:
+        axes.scatter([c.latency_ms or 0.0 for c in untrained], [0.0] * len(untrained), marker="x", color="tab:orange",
+                     transform=axes.get_xaxis_transform(), clip_on=False, label="missed, not trained")  # fmt: skip
+    for c in untrained:
+        axes.update_datalim([(c.latency_ms or 0.0, at(shown[0])[1] if shown else 0.0)])
+        axes.annotate(f"{c.factor:g}", (c.latency_ms or 0.0, 0.0), xycoords=axes.get_xaxis_transform(),
+                      textcoords="offset points", xytext=(5, 5), fontsize=8)  # fmt: skip
     if scaled.chosen is not None:
         x, y = _columns([at(scaled.chosen)])
         axes.scatter(x, y, s=160, facecolors="none", edgecolors="black", zorder=3, label="chosen")
     for c in shown:
         axes.annotate(f"{c.factor:g}", at(c), textcoords="offset points", xytext=(5, 5),
                       fontsize=8)  # fmt: skip
+    axes.autoscale_view()
     for requirement in plan.requirements:
         if requirement.quantity == "latency":
             axes.axvline(requirement.limit, color="tab:red", linestyle="--", linewidth=1, label="required latency")

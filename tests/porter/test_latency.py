@@ -225,8 +225,8 @@ def test_measuring_says_where(small: FxGraph) -> None:
 
 
 def test_comparing_models_ranks_them(small: FxGraph) -> None:
-    made = compare([small, small, small], rates())
-    assert len(made.rows) == 3
+    made = compare({"a": small, "b": small, "c": small}, rates())
+    assert [row.model for row, _ in made.rows] == ["a", "b", "c"]
     assert made.correlation is None, "one estimate throughout orders nothing"
     assert len(made.to_json()["models"]) == 3
 
