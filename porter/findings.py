@@ -87,8 +87,8 @@ class OpReport:
 class Report:
     """A model judged against a target.
 
-    ``ok``: every op is native, so the model runs as it is. ``portable``: ``porter rewrite`` makes it so with the
-    claims that were allowed (every op is native, fold or rewrite).
+    ``ok``: every op is native and the target takes the model as a whole, so it runs as it is. ``portable``: ``porter
+    rewrite`` makes it so with the claims that were allowed (every op is native, fold or rewrite).
     """
 
     target: str
@@ -98,11 +98,16 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return all(op.verdict == "native" for op in self.ops)
+        return self.taken and all(op.verdict == "native" for op in self.ops)
 
     @property
     def portable(self) -> bool:
-        return all(op.verdict in ("native", "fold", "rewrite") for op in self.ops)
+        return self.taken and all(op.verdict in ("native", "fold", "rewrite") for op in self.ops)
+
+    @property
+    def taken(self) -> bool:
+        """Whether no error is left that belongs to no op: the target takes the model as a whole."""
+        return not any(finding.severity == "error" and not finding.kind for finding in self.findings)
 
     @property
     def summary(self) -> dict[Verdict, int]:

@@ -29,6 +29,11 @@ class Graph(ABC):
     #: Where it was loaded from, for messages ("yolox_s.onnx", "yolox:yolox_s").
     source: str
 
+    @property
+    def opset(self) -> int | None:
+        """The ONNX opset; None for a model that is not ONNX."""
+        return None
+
     @abstractmethod
     def ops(self) -> list[Op]:
         """Every op in topological order, lifted now (cached until the next change)."""

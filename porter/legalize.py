@@ -9,7 +9,7 @@ patterns, and a driver that accepts a pattern only when what it yields is legal 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -342,7 +342,7 @@ def _rank(claim: Claim) -> int:
 # -- reports ---------------------------------------------------------------------------------------
 
 
-def _report(graph: Graph, target: Target, planned: Sequence[_Planned], extra: Sequence[Finding] = ()) -> Report:
+def _report(graph: Graph, target: Target, planned: Sequence[_Planned]) -> Report:
     ops = tuple(
         OpReport(
             p.op.kind, p.op.name or p.op.outputs[0].name, p.verdict, p.reasons,
@@ -351,7 +351,21 @@ def _report(graph: Graph, target: Target, planned: Sequence[_Planned], extra: Se
         for p in planned
     )  # fmt: skip
     findings = tuple(f for p in planned if p.verdict != "native" for f in _findings(p))
-    return Report(target.name, graph.source, ops, (*findings, *extra))
+    return Report(target.name, graph.source, ops, (*findings, *_of_model(graph, target)))
+
+
+_MODEL_FIXES = {
+    "PT205": "export the model with an opset that the target takes",
+    "PT206": "split the model, or join outputs",
+    "PT207": "export the model with another input shape",
+}
+
+
+def _of_model(graph: Graph, target: Target) -> Iterator[Finding]:
+    """What the target has against the model as a whole."""
+    for reason in target.judge_model(graph.inputs, graph.outputs, graph.opset):
+        severity: Severity = "warning" if reason.certainty == "unknown" else "error"
+        yield Finding(reason.code, severity, str(reason), Origin(), _MODEL_FIXES[reason.code])
 
 
 _SEVERITY: dict[Verdict, Severity] = {

@@ -9,13 +9,15 @@ the entry-point group ``porter.targets``); ``Target.load("my.toml")`` reads any 
     (or the file) that this one starts from, and ``inherited_certainty`` the most that is certain of what it takes over;
     ``closed = true`` says that an op the file does not name is not supported (otherwise it is unknown). ``certainty``
     and ``source`` are what the rest of the file takes where it gives none.
-``[runtime] [quantization] [tolerance] [performance] [artifact]``
-    the fields of :class:`Runtime`, :class:`Quantization`, :class:`Tolerance`, :class:`Performance`,
-    :class:`Artifact`. In each, ``about.KEY = { certainty, source, note }`` says how sure one value is.
+``[runtime] [model] [quantization] [tolerance] [performance] [artifact]``
+    the fields of :class:`Runtime`, :class:`ModelLimits`, :class:`Quantization`, :class:`Tolerance`,
+    :class:`Performance`, :class:`Artifact`. In each, ``about.KEY = { certainty, source, note }`` says how sure one
+    value is.
 ``[sources.ID]``
     ``cite`` (how a reason names it), ``url``, ``about``. A ``source`` elsewhere is ``"ID"``, ``"ID:place"`` or a list.
 ``[limits.ID]``
-    a limit that several ops use by its id.
+    a limit that several ops use by its id. With ``every = true`` each op of the file has it that runs on the
+    accelerator.
 ``[ops.KIND]`` and ``[[group]]`` (with ``kinds = [...]``)
     the fields of :class:`OpSupport`. A kind is named once. What a file says of a kind replaces whole what the target
     that it extends says.
@@ -25,13 +27,14 @@ Every mistake in a file is reported with its line and key, and the nearest name 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-from porter.limits import Expression, fact_names, parse
-from porter.ops import KINDS, Op, Value
+from porter.limits import Expression, parse
+from porter.op_facts import fact_names
+from porter.ops import Op, Value
 
 __all__ = [
     "About",
@@ -41,6 +44,7 @@ __all__ = [
     "FirstConv",
     "Judgement",
     "Limit",
+    "ModelLimits",
     "OpSupport",
     "Performance",
     "Quantization",
@@ -53,9 +57,12 @@ __all__ = [
     "Verdict",
 ]
 
-Certainty = Literal["certain", "likely", "unknown"]
+#: How sure a fact is: the vendor's own source or manual says so; a compiler was seen to do so (the source names its
+#: version); one step away from either; nobody has said.
+Certainty = Literal["certain", "measured", "likely", "unknown"]
 Verdict = Literal["native", "host", "unsupported", "unknown"]
 Device = Literal["accelerator", "host", "none"]
+Fallback = Literal["host", "none"]
 Scheme = Literal["symmetric", "asymmetric"]
 Flow = Literal["operands", "tensors"]
 BiasDtype = Literal["float32", "int32"]
@@ -100,7 +107,9 @@ class Runtime(Section):
 
     ``layout`` is the device's own order of the axes; ``dtypes`` those that a tensor on the device can have;
     ``max_rank``/``min_rank`` bound the rank of every tensor that an op computes with (constants aside); ``opset`` is
-    the lowest and highest ONNX opset.
+    the lowest and highest ONNX opset. ``fallback`` is what becomes of an accelerator's op that breaks a limit: with
+    ``"host"`` the toolchain puts it on the host, with ``"none"`` it refuses the model. ``opted_in`` are the kinds with
+    an ``opt_in`` that the user does put on the accelerator: a file of one's own that extends the target names them.
     """
 
     framework: str
@@ -113,6 +122,22 @@ class Runtime(Section):
     static_shapes: bool = True
     index_dtype: str = "int64"
     opset: tuple[int, ...] = ()
+    fallback: Fallback = "none"
+    opted_in: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits(Section):
+    """What the model as a whole must be.
+
+    ``max_inputs`` and ``max_outputs`` bound their number; ``input_ranks`` are the ranks that an input can have (empty:
+    any), ``max_batch`` the highest extent of its axis 0.
+    """
+
+    max_inputs: int | None = None
+    max_outputs: int | None = None
+    input_ranks: tuple[int, ...] = ()
+    max_batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,11 +277,14 @@ class Limit:
 class OpSupport:
     """What a target says of one op kind.
 
-    ``names`` are the vendor's own names, where they differ from the kind's. ``device`` is where it runs:
-    ``"accelerator"``, ``"host"``, or ``"none"``. ``dtypes`` are those of every operand and result (default:
-    ``runtime.dtypes``), ``operand_dtypes`` those of an operand by its name, ``output_dtypes`` one list for each result.
-    ``const_inputs`` must be constants. Where ``certainty`` is ``"unknown"`` the verdict is ``unknown``. ``quantized``
-    are the dtypes of activations with which the kind has an integer form, where it has fewer than the target's widths.
+    ``names`` are the vendor's own names, where they differ from the kind's. ``device`` is where it runs by default:
+    ``"accelerator"``, ``"host"``, or ``"none"``. ``opt_in`` says how to put on the accelerator what runs on the host by
+    default; dtypes, constants and limits then say when that is possible. ``fallback`` is the runtime's where it is
+    None. ``dtypes`` are those of every operand and result (default: ``runtime.dtypes``), ``operand_dtypes`` those of an
+    operand by its name, ``output_dtypes`` one list for each result. ``const_inputs`` must be constants. On the host an
+    op has ``host_dtypes`` (default: any) and ``host_limits``. Where ``certainty`` is ``"unknown"`` the verdict is
+    ``unknown``. ``quantized`` are the dtypes of activations with which the kind has an integer form, where it has fewer
+    than the target's widths.
     """
 
     kind: str
@@ -271,6 +299,10 @@ class OpSupport:
     source: str = ""
     note: str = ""
     quantized: tuple[str, ...] = ()
+    opt_in: str = ""
+    fallback: Fallback | None = None
+    host_dtypes: tuple[str, ...] = ()
+    host_limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +341,7 @@ class Target:
     certainty: Certainty
     source: str
     runtime: Runtime
+    model: ModelLimits
     quantization: Quantization | None
     tolerance: Tolerance
     performance: Performance
@@ -341,154 +374,15 @@ class Target:
         ``identity`` is native everywhere: it computes nothing. A ``dynamic_*`` kind that the file does not name takes
         at run time what the target wants to know before; it is unsupported where shapes must be static.
         """
-        if op.kind == "identity":
-            return Judgement("native")
-        support = self.ops.get(op.kind)
-        reasons = list(_static(self, op))
-        if support is None:
-            reasons.insert(0, _absent(self, op.kind))
-        elif support.device == "none":
-            reasons.insert(0, Reason("PT101", _with_note(f"there is no {op.kind}", support), *_cited(support)))
-        elif support.device == "host":
-            text = _with_note(f"{op.kind} runs on the host", support)
-            reasons.insert(0, Reason("PT104", text, *_cited(support)))
-        else:
-            if support.certainty == "unknown":
-                text = _with_note(f"it is not known whether {op.kind} runs", support)
-                reasons.insert(0, Reason("PT102", text, *_cited(support)))
-            reasons += _dtypes(self, support, op)
-            reasons += _constants(support, op)
-            reasons += _ranks(self, op)
-            reasons += _limits(support, op)
-        if not reasons:
-            return Judgement("native", (), support)
-        unique = tuple(dict.fromkeys(reasons))
-        return Judgement(max(map(_verdict, unique), key=_ORDER.index), unique, support)
+        from porter.judging import judge
 
+        return judge(self, op)
 
-# -- judging -----------------------------------------------------------------------------------------------------
+    def judge_model(self, inputs: Sequence[Value], outputs: Sequence[Value], opset: int | None = None) -> list[Reason]:
+        """Why the target does not take the model as a whole: its opset, its number of inputs and outputs, their shapes.
 
-_ORDER: tuple[Verdict, ...] = ("native", "unknown", "host", "unsupported")
+        ``opset`` is the model's ONNX opset, None where it is no ONNX model.
+        """
+        from porter.judging import judge_model
 
-
-def _verdict(reason: Reason) -> Verdict:
-    if reason.code in ("PT102", "PT202") or reason.certainty == "unknown":
-        return "unknown"
-    return "host" if reason.code == "PT104" else "unsupported"
-
-
-def _cited(said: OpSupport | About | Limit) -> tuple[Certainty, str]:
-    return said.certainty, said.source
-
-
-def _with_note(text: str, support: OpSupport) -> str:
-    return f"{text}: {support.note}" if support.note else text
-
-
-def _absent(target: Target, kind: str) -> Reason:
-    base = kind.removeprefix("dynamic_")
-    if base != kind and target.runtime.static_shapes and base in KINDS:
-        text = f"{base} takes at run time what the target must know beforehand"
-        return Reason("PT105", text, *_cited(target.runtime.fact("static_shapes")))
-    if target.closed:
-        return Reason("PT101", f"there is no {kind}; the list of ops is complete", target.certainty, target.source)
-    return Reason("PT102", f"the target's file does not name {kind}", "unknown", "")
-
-
-# A reason names an operand by its place in the op and never by the value's name: judgements of ops that look alike are
-# shared between them.
-
-
-class _Place(NamedTuple):
-    """One operand or result of an op: ``name`` in the vocabulary ("" for a result), and how a reason calls it."""
-
-    name: str
-    role: str
-    value: Value
-
-
-def _operands(op: Op) -> Iterator[_Place]:
-    spec = KINDS.get(op.kind.removeprefix("dynamic_"))
-    names = (spec.inputs.split() if spec else None) or ["operands*"]
-    for i, value in enumerate(op.inputs):
-        if value is not None:
-            last = names[min(i, len(names) - 1)]
-            name = last.rstrip("?*")
-            yield _Place(name, f"{name}[{i - len(names) + 1}]" if last.endswith("*") else name, value)
-
-
-def _results(op: Op) -> Iterator[_Place]:
-    for i, value in enumerate(op.outputs):
-        yield _Place("", "the result" if len(op.outputs) == 1 else f"result {i}", value)
-
-
-def _static(target: Target, op: Op) -> Iterator[Reason]:
-    if target.runtime.static_shapes:
-        for place in (*_operands(op), *_results(op)):
-            if place.value.shape is None:
-                said = target.runtime.fact("static_shapes")
-                yield Reason("PT204", f"the shape of {place.role} is not static", *_cited(said))
-
-
-def _dtypes(target: Target, support: OpSupport, op: Op) -> Iterator[Reason]:
-    said = target.runtime.fact("dtypes")
-    every = support.dtypes or target.runtime.dtypes
-    checks = [(place, support.operand_dtypes.get(place.name, every)) for place in _operands(op)]
-    for i, place in enumerate(_results(op)):
-        listed = support.output_dtypes
-        checks.append((place, listed[min(i, len(listed) - 1)] if listed else every))
-    for place, allowed in checks:
-        dtype = place.value.dtype
-        if dtype is None:
-            yield Reason("PT202", f"the dtype of {place.role} is not known", "unknown", "")
-        elif dtype not in allowed:
-            text = f"{place.role} of {op.kind} is {dtype}; it can be {' or '.join(allowed)}"
-            if dtype not in target.runtime.dtypes:
-                yield Reason("PT103", f"{text}. The device has no {dtype} tensors", *_cited(said))
-            else:
-                yield Reason("PT103", text, *_cited(support))
-
-
-def _constants(support: OpSupport, op: Op) -> Iterator[Reason]:
-    for place in _operands(op):
-        if place.name in support.const_inputs and not place.value.is_const:
-            text = f"{place.role} of {op.kind} is computed when the model runs; it must be a constant"
-            yield Reason("PT105", text, *_cited(support))
-
-
-def _ranks(target: Target, op: Op) -> Iterator[Reason]:
-    runtime = target.runtime
-    for place in (*_operands(op), *_results(op)):
-        rank = place.value.rank
-        if rank is None or place.value.is_const:
-            continue
-        for broken, key, word in (
-            (runtime.max_rank is not None and rank > runtime.max_rank, "max_rank", "highest"),
-            (rank < runtime.min_rank, "min_rank", "lowest"),
-        ):
-            if broken:
-                said = runtime.fact(key)
-                note = f": {said.note}" if said.note else ""
-                text = f"{place.role} has rank {rank}; the {word} is {getattr(runtime, key)}{note}"
-                yield Reason("PT203", text, *_cited(said))
-
-
-def _limits(support: OpSupport, op: Op) -> Iterator[Reason]:
-    names = fact_names(op.kind)
-
-    def fact(name: str) -> Any:
-        return names[name](op)
-
-    for limit in support.limits:
-        applies = True if limit.when is None else limit.when.holds(fact)[0]
-        if applies is False:
-            continue
-        holds, problem = limit.expr.holds(fact)
-        if holds is False and applies:
-            text = f"{limit.expr.filled(fact)} does not hold: {limit.why}"
-            yield Reason("PT201", text, *_cited(limit))
-        elif not holds:
-            if limit.when is not None and applies is None:
-                problem = f"whether {limit.when.text} holds is not known"
-            text = f"cannot tell whether {limit.expr.text} holds, since {problem}: {limit.why}"
-            yield Reason("PT202", text, "unknown", limit.source)
+        return judge_model(self, inputs, outputs, opset)

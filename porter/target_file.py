@@ -2,8 +2,7 @@
 """Reads target files: finds them, checks every key, puts a file over the one that it extends.
 
 A file is data from anywhere: it is size-limited, parsed as TOML, checked key by key, and its expressions are compiled
-by :mod:`porter.limits`. Every mistake is a PT509 with line and key. ``tomllib`` does not tell where a key stands, so
-the lines are found by walking the tokens again, and only when there is something to report. The schema is the
+by :mod:`porter.limits`. Every mistake is a PT509 with line and key (:mod:`porter.toml_lines`). The schema is the
 dataclasses of :mod:`porter.target`; a checker of their type hints is here because importing pydantic takes longer
 (64 ms) than reading a target does.
 """
@@ -21,14 +20,17 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from porter.errors import PorterError
-from porter.limits import Expression, ExpressionError, fact_names, parse
+from porter.limits import Expression, ExpressionError, parse
+from porter.op_facts import fact_names
 from porter.ops import KINDS, kind_known
 from porter.target import (
     About,
     Artifact,
     Certainty,
     Device,
+    Fallback,
     Limit,
+    ModelLimits,
     OpSupport,
     Performance,
     Quantization,
@@ -38,6 +40,7 @@ from porter.target import (
     Target,
     Tolerance,
 )
+from porter.toml_lines import Key, key_on, lines
 
 __all__ = ["ENTRY_POINTS", "installed", "read"]
 
@@ -110,10 +113,9 @@ def _nearest(name: str, names: Iterable[str]) -> str | None:
 
 # -- reading a file ----------------------------------------------------------------------------------------------
 
-Key = str | int
-
 _SECTIONS: dict[str, type[Section]] = {
     "runtime": Runtime,
+    "model": ModelLimits,
     "quantization": Quantization,
     "tolerance": Tolerance,
     "performance": Performance,
@@ -133,6 +135,7 @@ _TARGET_KEYS: dict[str, Any] = {
 _SOURCE_KEYS = {"cite": str, "url": str, "about": str}
 _ABOUT_KEYS = {"certainty": Certainty, "source": str | tuple[str, ...], "note": str}
 _LIMIT_KEYS = {"expr": str, "when": str, "why": str, "certainty": Certainty, "source": str | tuple[str, ...]}
+_SHARED_LIMIT_KEYS = {**_LIMIT_KEYS, "every": bool}
 _OP_KEYS: dict[str, Any] = {
     "names": tuple[str, ...],
     "device": Device,
@@ -145,6 +148,10 @@ _OP_KEYS: dict[str, Any] = {
     "source": str | tuple[str, ...],
     "note": str,
     "quantized": tuple[str, ...],
+    "opt_in": str,
+    "fallback": Fallback,
+    "host_dtypes": tuple[str, ...],
+    "host_limits": tuple,
 }
 
 
@@ -175,14 +182,14 @@ class _Layer:
             at = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
             line = int(at[1]) if at else text.rstrip("\n").count("\n") + 1
             message = f"not TOML: {str(error).partition(' (at ')[0]}"
-            raise PorterError("PT509", message, where=f"{path}:{line}, {_key_on(text, line)}") from error
+            raise PorterError("PT509", message, where=f"{path}:{line}, {key_on(text, line)}") from error
         except (RecursionError, ValueError) as error:
             raise PorterError("PT509", f"not TOML that can be read: {error}", where=f"{path}:1") from error
 
     def fail(self, key: Sequence[Key], message: str, fix: str | None = None) -> NoReturn:
         """Raise PT509 at the line of ``key``, or of the innermost table around it that the file has."""
-        lines = _lines(self.text)
-        line = next((lines[at] for n in range(len(key), 0, -1) if (at := tuple(key[:n])) in lines), 1)
+        found = lines(self.text)
+        line = next((found[at] for n in range(len(key), 0, -1) if (at := tuple(key[:n])) in found), 1)
         raise PorterError("PT509", message, where=f"{self.path}:{line}, {_dotted(key)}", fix=fix)
 
     def table(self, value: Any, key: Sequence[Key], keys: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -259,112 +266,6 @@ def _dotted(key: Sequence[Key]) -> str:
     return text
 
 
-# -- the lines of keys (read only when something is wrong: tomllib does not tell) ----------------------------------
-
-_TOKEN = re.compile(
-    r'(?P<skip>[ \t\r]+|\#[^\n]*)|(?P<nl>\n)|(?P<text>"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}'
-    r'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\')|(?P<punct>[\[\]{},=.])|(?P<word>[^\s\[\]{},=.\#"\']+)',
-    re.DOTALL,
-)
-
-
-def _lines(text: str) -> dict[tuple[Key, ...], int]:
-    """The line of each table, key and array element of a document that tomllib has accepted."""
-    line, tokens = 1, []
-    for match in _TOKEN.finditer(text):
-        if match.lastgroup != "skip":
-            tokens.append((match.lastgroup or "", match[0], line))
-        line += match[0].count("\n")
-    tokens.append(("nl", "\n", line))
-    return _Locator(tokens).document()
-
-
-class _Locator:
-    """Walks the tokens of a TOML document and notes where each key stands."""
-
-    def __init__(self, tokens: list[tuple[str, str, int]]) -> None:
-        self._tokens, self._at = tokens, 0
-        self._found: dict[tuple[Key, ...], int] = {}
-        self._counts: dict[tuple[Key, ...], int] = {}
-
-    def document(self) -> dict[tuple[Key, ...], int]:
-        table: tuple[Key, ...] = ()
-        while self._at < len(self._tokens):
-            kind, text, line = self._tokens[self._at]
-            if kind == "nl":
-                self._at += 1
-            elif text == "[":
-                repeated = self._tokens[self._at + 1][1] == "["
-                self._at += 2 if repeated else 1
-                table = self._inside(self._key())
-                if repeated:
-                    number = self._counts[table] = self._counts.get(table, -1) + 1
-                    self._found.setdefault(table, line)
-                    table = (*table, number)
-                self._note(table, line)
-                self._at += 2 if repeated else 1
-            else:
-                self._pair(table)
-        return self._found
-
-    def _inside(self, key: tuple[Key, ...]) -> tuple[Key, ...]:
-        """A header below an array of tables means the array's latest table."""
-        path: tuple[Key, ...] = ()
-        for i, part in enumerate(key):
-            path = (*path, part)
-            if i < len(key) - 1 and path in self._counts:
-                path = (*path, self._counts[path])
-        return path
-
-    def _note(self, path: tuple[Key, ...], line: int) -> None:
-        for n in range(1, len(path) + 1):
-            self._found.setdefault(path[:n], line)
-
-    def _key(self) -> tuple[Key, ...]:
-        parts: list[Key] = []
-        while self._tokens[self._at][1] not in ("=", "]"):
-            kind, text, _ = self._tokens[self._at]
-            if kind in ("word", "text"):
-                parts.append(text[1:-1] if kind == "text" else text)
-            self._at += 1
-        return tuple(parts)
-
-    def _pair(self, table: tuple[Key, ...]) -> None:
-        line = self._tokens[self._at][2]
-        path = (*table, *self._key())
-        self._note(path, line)
-        self._at += 1
-        self._value(path)
-
-    def _value(self, path: tuple[Key, ...]) -> None:
-        first = self._tokens[self._at][1]
-        if first not in ("[", "{"):
-            while self._tokens[self._at][0] != "nl" and self._tokens[self._at][1] not in (",", "]", "}"):
-                self._at += 1
-            return
-        self._at += 1
-        count = 0
-        while (text := self._tokens[self._at][1]) not in ("]", "}"):
-            if text in (",", "\n"):
-                self._at += 1
-            elif first == "[":
-                self._note((*path, count), self._tokens[self._at][2])
-                self._value((*path, count))
-                count += 1
-            else:
-                self._pair(path)
-        self._at += 1
-
-
-def _key_on(text: str, line: int) -> str:
-    """What stands on a line that is not TOML: its key, or the last key or table above it."""
-    for content in reversed(text.splitlines()[:line]):
-        match = re.match(r"\s*(\[{1,2}[^\]]+\]{1,2}|[\w.\"'-]+\s*(?==))", content)
-        if match:
-            return match[1].strip()
-    return "the first line"
-
-
 # -- checking and merging ----------------------------------------------------------------------------------------
 
 
@@ -401,7 +302,7 @@ def _merge(file: _Layer, seen: tuple[Path, ...]) -> _Merged:
         base.sources[name] = Source(**source)
     reader = _Reader(file, base.sources)
     for name, limit in file.data.get("limits", {}).items():
-        file.table(limit, ("limits", name), _LIMIT_KEYS, "a limit")
+        file.table(limit, ("limits", name), _SHARED_LIMIT_KEYS, "a limit")
         base.limits[name] = {**limit, "cited": reader.cited(limit, ("limits", name))}
     for name, cls in _SECTIONS.items():
         if name in file.data:
@@ -495,7 +396,9 @@ class _Reader:
                 self._file.fail(at, f"{width} must be [dtype of weights, dtype of activations]")
             for i, dtype in enumerate(dtypes):
                 self._file.one_of(dtype, into.sections[name].get("qmax", {}), (*at, i), "dtype in qmax")
-        for key in ("quantized_ops", "per_tensor_ops", "passive_ops", "fused_followers", "table_ops", "ops"):
+        for key in (
+            "quantized_ops", "per_tensor_ops", "passive_ops", "fused_followers", "table_ops", "ops", "opted_in",
+        ):  # fmt: skip
             for i, kind in enumerate(values.get(key, ())):
                 self._kind(kind, (name, key, kind if key == "ops" else i))
         choices = {
@@ -547,7 +450,9 @@ class _Reader:
             file.one_of(name, operands, (*key, "const_inputs", i), f"operand of {kind}")
         for name in table.get("operand_dtypes", {}):
             file.one_of(name, operands, (*key, "operand_dtypes", name), f"operand of {kind}")
-        for name in ("dtypes", "quantized"):
+        if "opt_in" in table and table.get("device") != "host":
+            file.fail((*key, "opt_in"), "opt_in is for an op with device = 'host'")
+        for name in ("dtypes", "quantized", "host_dtypes"):
             for n, dtype in enumerate(table.get(name, ())):
                 file.one_of(dtype, _DTYPES, (*key, name, n), "dtype")
         for i, dtypes in enumerate(table.get("output_dtypes", ())):
@@ -565,14 +470,31 @@ class _Reader:
             {name: tuple(dtypes) for name, dtypes in table.get("operand_dtypes", {}).items()},
             tuple(map(tuple, table.get("output_dtypes", ()))),
             tuple(table.get("const_inputs", ())),
-            tuple(
-                self._limit(kind, limit, (*key, "limits", i), shared) for i, limit in enumerate(table.get("limits", ()))
-            ),
+            (*self._limits(kind, table, (*key, "limits"), shared), *self._every(kind, table, key, shared)),
             certainty,
             source,
             table.get("note", ""),
             tuple(table.get("quantized", ())),
+            table.get("opt_in", ""),
+            table.get("fallback"),
+            tuple(table.get("host_dtypes", ())),
+            tuple(self._limits(kind, table, (*key, "host_limits"), shared)),
         )
+
+    def _limits(
+        self, kind: str, table: Mapping[str, Any], key: Sequence[Key], shared: Mapping[str, Any]
+    ) -> list[Limit]:
+        """The limits that ``table`` lists under the last part of ``key``."""
+        return [self._limit(kind, limit, (*key, i), shared) for i, limit in enumerate(table.get(str(key[-1]), ()))]
+
+    def _every(
+        self, kind: str, table: Mapping[str, Any], key: tuple[Key, ...], shared: Mapping[str, Any]
+    ) -> list[Limit]:
+        """The limits of every op that runs on the accelerator, where this one does and does not list them itself."""
+        if table.get("device", "accelerator") != "accelerator" and "opt_in" not in table:
+            return []
+        names = [name for name, limit in shared.items() if limit.get("every") and name not in table.get("limits", ())]
+        return [self._limit(kind, name, key, shared) for name in names]
 
     def _limit(self, kind: str, limit: Any, key: tuple[Key, ...], shared: Mapping[str, Any]) -> Limit:
         file = self._file
@@ -605,7 +527,7 @@ def _build(file: _Layer, merged: _Merged) -> Target:
     sections: dict[str, Any] = dict.fromkeys(_SECTIONS)
     for name, section in _SECTIONS.items():
         values = merged.sections.get(name)
-        if values is None and name not in ("runtime", "tolerance", "performance"):
+        if values is None and name not in ("runtime", "model", "tolerance", "performance"):
             continue
         said = merged.abouts.get(name, {})
         default = About(*merged.meta["cited"])
@@ -619,6 +541,10 @@ def _build(file: _Layer, merged: _Merged) -> Target:
         fields = {key: _frozen(value, hints[key]) for key, value in (values or {}).items()}
         sections[name] = section(**fields, about=said)
     meta = merged.meta
+    for i, kind in enumerate(sections["runtime"].opted_in):
+        if kind not in merged.ops or not merged.ops[kind].opt_in:
+            at = ("runtime", "opted_in", i)
+            file.fail(at, f"{kind} runs where it runs by default: the target names no way to opt in")
     return Target(
         name=meta["name"],
         title=meta.get("title", meta["name"]),

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from porter.limits import FUNCTIONS, UNKNOWN, Expression, ExpressionError, fact_names, facts, parse
+from porter.limits import FUNCTIONS, UNKNOWN, Expression, ExpressionError, parse
+from porter.op_facts import fact_names, facts
 from porter.ops import KINDS, Op, Value
 
 NAMES = ("a", "b", "c", "shape", "mode", "flag", "none")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from porter import target_file
+from porter import target_file, toml_lines
 from porter.errors import PorterError
 from porter.ops import Op, Value
 from porter.target import Target
@@ -137,7 +137,13 @@ MISTAKES = [
     ("[[group]]\nkinds = ['add']\n\n[ops.add]\n", 2, "group[0].kinds[0]", "named twice: here and in [ops.add]", None),
     ("[[group]]\ndtypes = ['float32']\n", 1, "group[0]", "lacks 'kinds'", None),
     ("[group]\nkinds = ['add']\n", 1, "group", "[[group]]", None),
-    ("[quantization]\nscheme = 'symetric'\n", 2, "quantization.scheme", "not a value of quantization.scheme", "'symmetric'"),
+    (
+        "[quantization]\nscheme = 'symetric'\n",
+        2,
+        "quantization.scheme",
+        "not a value of quantization.scheme",
+        "'symmetric'",
+    ),
     ("[quantization]\nqmax = { int8 = 127, int99 = 1 }\n", 2, "quantization.qmax.int99", "not a dtype", "'int"),
     (
         "[quantization]\nqmax = { int8 = 127.5 }\n",
@@ -230,7 +236,7 @@ def test_too_large(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", Target.names())
 def test_every_key_of_our_own_files_is_found_on_its_line(name: str) -> None:
     text = Target.load(name).path.read_text(encoding="utf-8")
-    lines, rows = target_file._lines(text), text.splitlines()
+    lines, rows = toml_lines.lines(text), text.splitlines()
 
     def walk(node: Any, path: tuple[str | int, ...]) -> int:
         items: list[tuple[str | int, Any]] = []

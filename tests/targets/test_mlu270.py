@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from porter.infer import infer
-from porter.limits import facts
+from porter.op_facts import facts
 from porter.ops import KINDS, Op, Value
 from porter.target import Target
 
