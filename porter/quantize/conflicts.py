@@ -144,7 +144,8 @@ def wide_pins(plan: Plan, found: Sequence[Conflict], width: str) -> dict[str, st
         names = set(group.values) if group is not None else {join.value.name}
         for site in plan.sites:
             reads = {value.name for value in site.op.operands}
-            if site.quantized and (reads & names or site.result.name in names):
+            fits = plan.scheme.fits(site.op.kind, plan.scheme.width(width))
+            if site.quantized and fits and (reads & names or site.result.name in names):
                 pins[site.output.name] = width
     return pins
 

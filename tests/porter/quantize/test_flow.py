@@ -84,7 +84,7 @@ def test_what_no_integer_op_reads(tmp_path):
 
 
 def by_hand(made, x):
-    """branches() in integers of the BPU, written out: half up, one rounding a tensor, int32 bias, scales per channel."""
+    """branches() in integers of the BPU: half up, one rounding a tensor, int32 bias, a weight scale a channel."""
     e, tensors = made.encodings, {t.name: t for t in branches().graph.initializer}
     from onnx.numpy_helper import to_array
 

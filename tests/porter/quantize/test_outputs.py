@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs that join tensors of different size: seen, taken apart, cut off, or widened."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import quantize_models as models
+import targets_for_tests as targets
+from onnx import helper
+
+import porter
+from porter.errors import PorterError
+from porter.quantize.engine import quantize
+from porter.target import Target
+
+SHAPE = (1, 4, 6, 6)
+
+
+def images(count=4):
+    rng = np.random.default_rng(1)
+    return [[rng.normal(size=SHAPE).astype(np.float32)] for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Everything is an integer to the very end, cat included."""
+    return targets.load(tmp_path_factory.mktemp("t"), output_dtypes='["int8", "int16"]')
+
+
+def run(target, model, dtype="int8", **options):
+    return quantize(porter.load(model), target, dtype, images(), **options)
+
+
+def codes(made):
+    return {finding.code: finding for finding in made.findings}
+
+
+def test_a_joined_output_is_dead_at_int8(narrow):
+    made = run(narrow, models.decoded())
+    assert not made.ok
+    assert made.report.outputs[0].dead == [4, 5]
+    assert made.report.outputs[0].error.cosine > 0.999
+    conflict = codes(made)["PT409"]
+    assert conflict.severity == "warning"
+    assert conflict.message.startswith("joined: one int8 scale of 4.78")
+    assert "scores (up to 0.98" in conflict.message
+    assert "--outputs" in conflict.fix
+
+
+@pytest.mark.parametrize("how", ["separate", "cut"])
+def test_the_host_joins_what_the_device_gives(narrow, tmp_path, how):
+    made = run(narrow, models.decoded(), outputs=how)
+    assert made.ok
+    names = [value.name for value in made.graph.outputs]
+    assert names == (["boxes", "scores"] if how == "separate" else ["box_raw", "obj_raw"])
+    assert made.host.error <= 1e-6
+    assert "PT409" not in codes(made)
+    made.save(tmp_path / "out")
+    device, host = (
+        onnxruntime.InferenceSession(tmp_path / "out" / name, providers=["CPUExecutionProvider"])
+        for name in ("model_int8.onnx", "host.onnx")
+    )
+    item = images(1)[0][0]
+    parts = dict(zip(names, device.run(None, {"x": item}), strict=True))
+    (joined,) = host.run(None, parts)
+    want = porter.load(models.decoded()).run([item])[0]
+    assert joined.shape == want.shape
+    error = np.sqrt(((joined - want) ** 2).mean((0, 2, 3)) / (want**2).mean((0, 2, 3)))
+    assert error.max() < 0.02  # each column of its own, the scores too
+    assert any("host's part" in note for note in made.report.notes)
+
+
+def test_sixteen_bits_where_they_are_joined(narrow):
+    made = run(narrow, models.decoded(), outputs="int16")
+    assert made.ok
+    assert made.encodings.activations["joined"].dtype == "int16"
+    activations = made.encodings.activations
+    # The sigmoid has a form of 16 bits, and reads them; the multiplication (of the target in these tests) has none.
+    assert (activations["obj_raw"].dtype, activations["box_unit"].dtype) == ("int16", "int8")
+    assert "PT409" not in codes(made)
+    # Where operands alone are integers, the layer that reads the joined tensor is the one to widen.
+    mix = run(Target.load("mlu270"), models.head(), outputs="int16")
+    assert {path: layer.width for path, layer in mix.encodings.layers.items()} == {
+        "box": "int8", "obj": "int8", "mix": "int16"}  # fmt: skip
+    assert mix.ok
+
+
+def test_what_cannot_be_divided(narrow, tmp_path):
+    for how, why in (("separate", "no output joins"), ("cut", "nothing follows")):
+        with pytest.raises(PorterError, match=why) as error:
+            run(narrow, models.head(), outputs=how)
+        assert error.value.code == "PT423"
+    eight = targets.load(tmp_path, widths='{ int8 = ["int8", "int8"] }', output_dtypes='["int8"]')
+    with pytest.raises(PorterError, match="no width with 16-bit") as error:
+        run(eight, models.decoded(), outputs="int16")
+    assert error.value.code == "PT423"
+
+
+def test_a_fused_op_stays_on_the_device(narrow):
+    model = models.decoded()
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    relu = helper.make_node("Relu", ["obj_raw"], ["obj_relu"], name="relu")
+    for node in nodes:
+        node.input[:] = ["obj_relu" if name == "obj_raw" else name for name in node.input]
+        model.graph.node.append(node)
+        if node.name == "obj":
+            model.graph.node.append(relu)
+    made = run(narrow, model, outputs="cut")
+    assert [value.name for value in made.graph.outputs] == ["box_raw", "obj_relu"]
+
+
+def test_other_outputs_of_an_onnx_graph():
+    graph = porter.load(models.head())
+    item = images(1)[0]
+    cut = graph.with_outputs(["scores", "box_raw"])
+    want = graph.run(item, ["scores", "box_raw"])[1:]
+    for got, value in zip(cut.run(item), want, strict=True):
+        np.testing.assert_array_equal(got, value)
+    assert "mix" not in {op.name for op in cut.ops()}
+    assert [value.name for value in graph.outputs] == ["out"]
+    for names in (["x"], ["nothing"], ["scores", "scores"]):
+        with pytest.raises(ValueError, match="not computed"):
+            graph.with_outputs(names)
+
+
+def test_other_outputs_of_a_torch_graph(tmp_path):
+    torch = pytest.importorskip("torch")
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            return torch.cat([self.a(x) * 640, torch.sigmoid(self.b(x))], 1)
+
+    graph = porter.load(Model().eval(), {"x": SHAPE})
+    (cat,) = (op for op in graph.ops() if op.kind == "cat")
+    names = [value.name for value in cat.operands]
+    item = images(1)[0]
+    cut = graph.with_outputs(names)
+    for got, want in zip(cut.run(item), graph.run(item, names)[1:], strict=True):
+        np.testing.assert_array_equal(got, want)
+    cut.save(tmp_path / "cut.pt2")
+    again = porter.load(tmp_path / "cut.pt2")
+    np.testing.assert_array_equal(again.run(item)[1], cut.run(item)[1])
+    made = quantize(graph, Target.load("mlu270"), "int8", images(), outputs="separate")
+    assert [value.name for value in made.graph.outputs] == names
+    assert made.host.error < 1e-6
