@@ -13,7 +13,8 @@ from porter.ops import Array, Op, Origin
 from porter.quantize.accumulator import Sums
 from porter.quantize.distribution import Distribution
 from porter.quantize.encodings import Encoding, Encodings
-from porter.quantize.numerics import conv2d_float, qrange
+from porter.quantize.kernels import conv2d_float
+from porter.quantize.numerics import qrange
 from porter.quantize.plan import Plan
 from porter.quantize.report import Columns, LayerReport, OutputReport, QuantizationReport, column_axis
 from porter.quantize.taps import Steps, Taps

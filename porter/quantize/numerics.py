@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from porter.ops import Array
-from porter.quantize.kernels import conv2d_float
 
 __all__ = [
     "BITS",
@@ -30,7 +29,6 @@ __all__ = [
     "absmax_of",
     "along",
     "asymmetric_of",
-    "conv2d_float",
     "dequantize",
     "fake_quantize",
     "position_of",

@@ -11,8 +11,8 @@ import pytest
 
 from porter.ops import Op, Value
 from porter.quantize.adaround import Moments, optimize, patches, supported
+from porter.quantize.kernels import conv2d_float
 from porter.quantize.layers import Weighted
-from porter.quantize.numerics import conv2d_float
 
 
 def conv(weight: Any, size: int, stride: tuple[int, int] = (1, 1), dilation: tuple[int, int] = (1, 1), groups: int = 1,

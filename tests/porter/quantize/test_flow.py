@@ -12,7 +12,7 @@ from onnx import helper
 
 import porter
 from porter.errors import PorterError
-from porter.quantize import numerics as nm
+from porter.quantize import kernels
 from porter.quantize.encodings import Encodings
 from porter.quantize.engine import insert, quantize
 from porter.quantize.plan import pins, plan
@@ -93,8 +93,8 @@ def by_hand(made, x):
 
     def conv(path, x, padding=((0, 0), (0, 0))):
         of_weight, step = e.weights[path], e.input_of(path).scale[0]
-        y = nm.conv2d_float(x.astype(np.float64), of_weight.fake(to_array(tensors[f"{path}.weight"]), "half_up").astype(
-            np.float64), None, padding=padding)  # fmt: skip
+        weight = of_weight.fake(to_array(tensors[f"{path}.weight"]), "half_up").astype(np.float64)
+        y = kernels.conv2d_float(x.astype(np.float64), weight, None, padding=padding)
         if f"{path}.bias" not in tensors:
             return y
         scale = np.float32(step * np.asarray(of_weight.scale)).astype(np.float64)

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import quantize_models as models
 import slow
+import targets_for_tests as targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -463,6 +464,44 @@ def test_in_the_flow_of_operands_only_products_are_integers():
     step = np.float64(np.float32(x.scale[0])) * np.float64(np.float32(w.scale[0]))
     want = (total * step + tensors["stem.bias"].reshape(1, -1, 1, 1)).astype(np.float32)
     np.testing.assert_array_equal(runs[0].taps["stem_y"], want)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("int8", "absmax/-qmin"), ("w8a16", "absmax/-qmin"), ("int8", "power_of_two")]
+)
+def test_convolutions_of_a_device_that_rounds_half_up(tmp_path, dtype, scale):
+    target = targets.load(tmp_path, scale=f'"{scale}"')
+    graph = porter.load(models.small())
+    made = quantize(graph, target, dtype, images(), compare=0)
+    producers, readers = made.graph.producers(), {}
+    for op in made.graph.ops():
+        for value in op.operands:
+            readers.setdefault(value.name, []).append(op)
+    names = [op.outputs[0].name for op in made.graph.ops() if op.kind == "quantize"]
+    runs = [Simulator(made.graph, Scheme.of(target), mode, names).run(images()[0]) for mode in ("int", "fake")]
+    for name in names:
+        np.testing.assert_array_equal(runs[0].taps[name], runs[1].taps[name])
+    compared = 0
+    for op in made.graph.ops():
+        after = readers.get(op.outputs[0].name, [])
+        sources = [producers[v.name] if v is not None and v.name in producers else None for v in op.inputs[:2]]
+        if op.kind != "conv2d" or [a.kind for a in after] != ["quantize"] or any(s is None for s in sources):
+            continue
+        q = runs[0].taps[sources[0].inputs[0].name]
+        x = slow.real(q, sources[0].inputs[1].numpy(), 0)
+        w = slow.real(sources[1].inputs[0].numpy(), sources[1].inputs[1].numpy().reshape(-1, 1, 1, 1), 0)
+        a = op.attrs
+        real = slow.convolve(x, w, a["stride"], a["padding"], a["dilation"], a["groups"])
+        if op.inputs[2] is not None:
+            bias = producers[op.inputs[2].name].inputs[0].numpy()
+            step = np.float64(sources[0].inputs[1].numpy()) * sources[1].inputs[1].numpy().astype(np.float64)
+            real = real + (fractions(bias) * fractions(step)).reshape(1, -1, 1, 1)
+        low, high = nm.qrange(after[0].attrs["dtype"])
+        scale_out = Fraction(float(after[0].inputs[1].numpy()))
+        want = [min(max(slow.rounded(v / scale_out, "half_up"), low), high) for v in real.ravel()]
+        assert runs[0].taps[after[0].outputs[0].name].ravel().tolist() == want
+        compared += 1
+    assert compared
 
 
 def test_both_dialects_give_the_same_integers():
