@@ -236,7 +236,7 @@ def _finish(result: Scaled, evaluate: Any, say: Progress) -> Scaled:
     if chosen.weights is not None:
         kept = result.study / chosen.weights
         try:
-            module.load_state_dict(torch.load(kept, weights_only=True)["model"])
+            module.load_state_dict(torch.load(kept, map_location="cpu", weights_only=True)["model"])
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise PorterError(
                 "PT518", f"{kept} does not hold the weights of factor {chosen.factor:g}: {error}", str(kept),

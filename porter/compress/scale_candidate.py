@@ -168,7 +168,10 @@ class Evaluator:
         if not made.report.ok:
             kinds = dict.fromkeys(op.kind for op in made.report.ops if op.verdict != "native")
             return Candidate(**known, state="illegal", reason=f"{self.target.name} does not run {', '.join(kinds)}")
-        known |= self._costs(made.graph)
+        try:
+            known |= self._costs(made.graph)
+        except PorterError as error:
+            return Candidate(**known, state="illegal", reason=f"{error.code}: {error.message}")
         checked = Candidate(**known, state="met")
         violation = checked.violation(plan)
         if violation or self._train is None:
@@ -185,6 +188,7 @@ class Evaluator:
         return Candidate(**known, state="missed") if trained.violation(plan) else trained
 
     def _costs(self, graph: Graph) -> dict[str, Any]:
+        """What is counted, estimated and measured. Raises PorterError when the latency that counts cannot be had."""
         plan = self._plan
         known: dict[str, Any] = {}
         rates: Rates | None = None
@@ -200,8 +204,12 @@ class Evaluator:
             quantizes = self.target.quantization.quantizes if self.target.quantization else None
             made = estimate(graph, Rates("", plan.dtype, math.inf, 0.0, quantizes=quantizes))
         if plan.measure or plan.latency_from == "measured":
-            measured = measure(graph)
-            known |= {"measured_ms": measured.milliseconds, "measured_on": measured.machine}
+            try:
+                measured = measure(graph)
+                known |= {"measured_ms": measured.milliseconds, "measured_on": measured.machine}
+            except PorterError:  # it has no ONNX form: the estimate stands alone
+                if plan.latency_from == "measured":
+                    raise
         known |= {
             "macs": made.macs,
             "params": made.params,

@@ -181,6 +181,19 @@ def test_without_rates_sizes_can_be_searched_when_latency_is_measured(tmp_path: 
         search(tmp_path, target="mlu220", latency=1.0)
 
 
+def test_what_onnxruntime_does_not_run_is_estimated_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: Any) -> None:
+        raise PorterError("PT353", "onnxruntime does not run it")
+
+    monkeypatch.setattr("porter.compress.scale_candidate.measure", refuse)
+    made = search(tmp_path, latency=1e3, trials=1, measure=True)
+    assert made.chosen is not None and made.chosen.measured_ms is None
+    (tmp_path / "other").mkdir()
+    made = search(tmp_path / "other", latency=1e3, trials=1, latency_from="measured")
+    assert made.candidates[0].state == "illegal"
+    assert made.candidates[0].reason.startswith("PT353")
+
+
 @pytest.mark.parametrize(
     ("requirement", "value", "violation"),
     [
