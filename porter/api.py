@@ -9,7 +9,7 @@ that ``import porter`` takes milliseconds and the ONNX path never imports torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,9 +96,12 @@ def check(
     """
     from porter.legalize import check
     from porter.loading import load
+    from porter.quantize.bounds import foreseen
 
     chosen = _target(target)
-    return check(load(model, inputs, **loading), chosen, _claims(allow))
+    graph = load(model, inputs, **loading)
+    report = check(graph, chosen, _claims(allow))
+    return replace(report, findings=(*report.findings, *foreseen(graph, chosen)))
 
 
 def rewrite(
@@ -240,6 +243,7 @@ def quantize(
     dtype: str = "int16",
     preprocess: Any = None,
     encodings: Any = None,
+    metric: Any = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
     loading: Mapping[str, Any] | None = None,
@@ -252,10 +256,12 @@ def quantize(
     Args:
         model, target, inputs: as for :func:`check`.
         calibration: a folder of images, an .npy or .npz, ``module:function``, or an iterable of input lists.
-        dtype: a width of the target ("int16", "int8", "w8a16").
+        dtype: a width of the target ("int16", "int8", "w8a16"), or "auto": one for each layer.
         preprocess: a TOML that says how images become inputs (needed for a folder of images).
         encodings: found elsewhere, used in place of what calibration finds: a JSON file of porter's or of AIMET's, or
             what :func:`porter.quantize.adopt.read_encodings` made of one.
+        metric: for "auto" with ``max_drop``: a function, or its name as ``module:function``, that is called with
+            ``predict`` (a list of input arrays to the list of outputs) and returns a number, higher is better.
         force: quantize although the target does not run every op.
         progress: called with (done, total) samples.
         loading: ``factory``, ``factory_args``, ``run_pickled_code``, as :func:`porter.loading.load` takes them.
@@ -270,15 +276,17 @@ def quantize(
     from porter.loading import load
     from porter.quantize.adopt import read_encodings
     from porter.quantize.engine import quantize
+    from porter.quantize.mixed import metric_by_name
 
     chosen = _target(target)
+    judge = metric_by_name(metric) if isinstance(metric, str) else metric
     given = read_encodings(encodings) if isinstance(encodings, (str, Path)) else encodings
     graph = load(model, inputs, **(loading or {}))
     if not force:
         _require_legal(graph, chosen, "quantize")
     graph = _without_batch_norms(graph, chosen)
     data = open_data(calibration, graph.inputs, preprocess)
-    return quantize(graph, chosen, dtype, data, encodings=given, progress=progress, **options)
+    return quantize(graph, chosen, dtype, data, encodings=given, metric=judge, progress=progress, **options)
 
 
 def run(

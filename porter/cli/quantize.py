@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,13 +28,25 @@ from porter.cli.options import (
 )
 
 
+class Outputs(StrEnum):
+    """What becomes of outputs that join tensors of different size."""
+
+    joined = "joined"
+    separate = "separate"
+    cut = "cut"
+    int16 = "int16"
+
+
 @app.command()
 def quantize(
     target: TargetName,
     calibration: Calibration,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)],
     dtype: Annotated[
-        str, typer.Option("--dtype", help="Width of weights and activations: int8, int16, or another of the target's.")
+        str,
+        typer.Option(
+            "--dtype", help="Width of weights and activations: int8, int16, another of the target's, auto."
+        ),
     ] = "int16",
     model: Model = None,
     factory: Factory = None,
@@ -56,8 +69,26 @@ def quantize(
     skip: Annotated[
         list[str] | None, typer.Option("--skip", help="Keep layers in float: short for --pin NAME=float; repeatable.")
     ] = None,
+    outputs: Annotated[
+        Outputs,
+        typer.Option("--outputs", help="Where outputs join boxes and scores: keep, or give each its scale."),
+    ] = Outputs.joined,
     encodings: Annotated[
         Path | None, typer.Option("--encodings", help="Ranges found elsewhere: a JSON of porter's or of AIMET's.")
+    ] = None,
+    equalize: Annotated[bool, typer.Option("--equalize", help="Give channels of layers ranges of one size.")] = False,
+    adaround: Annotated[bool, typer.Option("--adaround", help="Choose up or down for each weight.")] = False,
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction", help="Take the mean error of each channel out of the bias.")
+    ] = False,
+    min_sqnr: Annotated[
+        float | None, typer.Option("--min-sqnr", help="With --dtype auto: dB that every output must reach.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", help="With --dtype auto: how much the metric may drop.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="With --max-drop: module:function, called with predict; see PT461.")
     ] = None,
     force: Force = False,
     overwrite: Overwrite = False,
@@ -73,8 +104,11 @@ def quantize(
     with counter("calibrating") as count:
         made = api.quantize(
             model, target, calibration, input_, dtype=dtype, preprocess=preprocess, encodings=encodings, force=force,
-            progress=count, observer=observer, per_channel=per_channel, first_conv=first_conv,
-            pins=pins(pin or ()), skip=skip or (),
+            state=output.with_name(f"{output.name}.calibration.npz"), progress=count,
+            observer=observer, per_channel=per_channel, first_conv=first_conv,
+            pins=pins(pin or ()), skip=skip or (), outputs=outputs.value,
+            equalize=equalize, adaround=adaround, bias_correction=bias_correction,
+            min_sqnr=min_sqnr, max_drop=max_drop, metric=metric,
             loading=loading(factory, model_arg, run_pickled_code),
         )  # fmt: skip
     made.save(output, overwrite=overwrite)

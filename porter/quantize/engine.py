@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from porter.data import Data, Preprocess, open_data
+from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
 from porter.ops import Array
@@ -26,7 +27,9 @@ from porter.quantize.conflicts import conflicts, joins, wide_pins
 from porter.quantize.encode import encode
 from porter.quantize.encodings import Encodings
 from porter.quantize.first_conv import FirstConvolution, first_convolution
+from porter.quantize.improve import PASSES, improve
 from porter.quantize.insert import insert
+from porter.quantize.mixed import Budget, Metric, Mixed, mixed_precision
 from porter.quantize.numerics import ScaleRule
 from porter.quantize.observers import make_observer
 from porter.quantize.outputs import HostPart, Outputs, divide
@@ -36,8 +39,10 @@ from porter.quantize.scheme import Scheme
 from porter.quantize.taps import Progress, Steps
 from porter.target import Target
 
-__all__ = ["FirstConvolution", "Quantized", "insert", "quantize"]
+__all__ = ["AUTO", "FirstConvolution", "Quantized", "insert", "quantize"]
 
+#: The dtype with which each layer gets a width of its own.
+AUTO = "auto"
 #: Samples on which the host's part of a divided model is proved.
 _PROOF = 2
 
@@ -47,7 +52,8 @@ class Quantized:
     """What :func:`quantize` made.
 
     ``graph`` is the simulation: the same model, same dialect, with quantize/dequantize ops; ``original`` the float
-    model; ``report`` holds the findings. ``preprocess`` is the spec of the calibration images, where there was one.
+    model, with the weights that passes gave it; ``report`` holds the findings. ``preprocess`` is the spec
+    of the calibration images, where there was one; ``mixed`` how the width of each layer was chosen, with ``"auto"``.
     """
 
     graph: Graph
@@ -58,6 +64,7 @@ class Quantized:
     first_conv: FirstConvolution | None = None
     preprocess: Preprocess | None = None
     host: HostPart | None = None
+    mixed: Mixed | None = None
 
     @property
     def findings(self) -> list[Finding]:
@@ -105,6 +112,12 @@ def quantize(
     skip: Sequence[str] = (),
     outputs: Outputs = "joined",
     encodings: Encodings | Tensors | None = None,
+    equalize: bool = False,
+    adaround: bool = False,
+    bias_correction: bool = False,
+    min_sqnr: float | None = None,
+    max_drop: float | None = None,
+    metric: Metric | None = None,
     compare: int = 4,
     column_axes: Mapping[str, int] | None = None,
     state: Path | None = None,
@@ -115,7 +128,8 @@ def quantize(
     Args:
         graph: float32, static shapes; it is not changed.
         target: its ``[quantization]`` says which ops are quantized, and how.
-        dtype: a width that the target has (``"int16"``, ``"int8"``, ``"w8a16"``).
+        dtype: a width that the target has (``"int16"``, ``"int8"``, ``"w8a16"``), or ``"auto"``: the cheapest width of
+            each layer with which the model meets ``min_sqnr``, or ``max_drop`` with ``metric``.
         data: samples (:func:`porter.data.open_data`).
         observer: of activations, with its settings: ``min_max``, ``percentile(99.9)``; see
             :func:`porter.quantize.observers.make_observer`. Weights take their extremes.
@@ -130,6 +144,9 @@ def quantize(
             become outputs; ``"cut"``, the device's part ends before the decoding; ``"int16"``, they get 16 bits.
         encodings: found elsewhere (:func:`porter.quantize.adopt.read_encodings`), in place of what calibration finds:
             porter's own of this model, or an AIMET file's, of which what is missing is calibrated.
+        equalize, adaround, bias_correction: change weights and biases so that quantization costs less; what makes the
+            model worse on calibration samples is taken back (:func:`porter.quantize.improve.improve`).
+        min_sqnr, max_drop, metric: what ``"auto"`` must reach (:class:`porter.quantize.mixed.Budget`).
         compare: samples on which the report compares float and quantized.
         column_axes: for an output's name, the axis whose indices are scored apart; default
             :func:`porter.quantize.report.column_axis`.
@@ -141,7 +158,7 @@ def quantize(
         PorterError: PT401 to PT404 the data; PT407 NaN or infinity inside the model; PT408 the observer;
             PT414 a pin that matches nothing; PT415 nothing to quantize; PT416 what the target does
             not do; PT418 first_conv; PT420 a pin that cannot be obeyed; PT423 outputs; PT413 or PT482 encodings of
-            another model.
+            another model; PT461 or PT462 mixed precision; PT453 passes together with encodings.
     """
     scheme = Scheme.of(target, scale_rule=scale_rule, per_channel=per_channel)
     findings: list[Finding] = []
@@ -151,8 +168,24 @@ def quantize(
     host = None
     if outputs in ("separate", "cut"):
         graph, host = divide(graph, scheme, outputs, opened.take(_PROOF))
-    planned = plan(graph, scheme, width=dtype, pins=pinned, findings=findings)
-    base = scheme.width(dtype).activation
+    mixed = None
+    width = dtype
+    asked = {"equalize": equalize, "adaround": adaround, "bias_correction": bias_correction}
+    passes = [name for name in PASSES if asked[name]]
+    if encodings is not None and (passes or dtype == AUTO):
+        raise PorterError(
+            "PT453", f"encodings made elsewhere are used as they are; {', '.join(passes) or AUTO} would change them",
+            fix="Leave one of the two out.",
+        )  # fmt: skip
+    if dtype == AUTO or (min_sqnr, max_drop, metric) != (None, None, None):
+        budget = Budget(min_sqnr, max_drop, metric)
+        if dtype != AUTO:
+            raise PorterError("PT461", f"the budget ({budget}) is for {AUTO}, not {dtype}", fix=f"Take --dtype {AUTO}.")
+        mixed = mixed_precision(graph, target, scheme, opened, observer, budget, pins=pinned, progress=progress)
+        findings += mixed.findings
+        width, pinned = mixed.base, {**mixed.pins, **pinned}
+    planned = plan(graph, scheme, width=width, pins=pinned, findings=findings)
+    base = scheme.width(width).activation
     weighted = [site for calls in planned.layers.values() for site in calls]
     first = first_convolution(graph, weighted, scheme, opened.preprocess) if first_conv else None
     joined = joins(graph, planned)
@@ -177,8 +210,21 @@ def quantize(
         found = encode(graph, planned, calibration, len(opened), findings, adopted)
         if outputs == "int16":
             wide = wide_pins(planned, conflicts(joined, calibration, found, base, target.name), scheme.wide().name)
-            planned = plan(graph, scheme, width=dtype, pins={**wide, **pinned})
+            planned = plan(graph, scheme, width=width, pins={**wide, **pinned})
             found = encode(graph, planned, calibration, len(opened), [], adopted)
+    reference = graph
+    if passes:
+
+        def calibrated(other: Graph) -> Encodings:
+            plans = plan(other, scheme, width=width, pins=pinned)
+            return encode(other, plans, calibrate(other, plans.observed, opened, observer), len(opened), [])
+
+        improved = improve(graph, found, opened, passes, calibrated=calibrated, insert=insert, progress=progress)
+        graph, reference, found = improved.graph, improved.reference, improved.encodings
+        planned = plan(graph, scheme, width=width, pins=pinned)
+        findings += improved.findings
+    if mixed is not None:
+        found.dtype = AUTO
     simulated = insert(graph, found)
     observed = next(iter(calibration.observers.values()))
     report = QuantizationReport(target.name, graph.source, dtype, str(observed), len(opened), 0)
@@ -186,10 +232,11 @@ def quantize(
     findings += calibration.findings()
     findings += [conflict.finding for conflict in conflicts(joined, calibration, found, base, target.name)]
     compare_graphs(
-        report, graph, simulated, planned, found, opened.take(compare) if compare else [], column_axes or {}, steps
+        report, reference, simulated, planned, found, opened.take(compare) if compare else [], column_axes or {}, steps
     )
     findings += judge_outputs(report)
     notes(report, graph, planned)
+    report.notes += [str(step) for step in improved.steps] if passes else []
     if host is not None:
         names = ", ".join(value.name for value in graph.outputs)
         report.notes.append(
@@ -198,4 +245,4 @@ def quantize(
         )
     if state is not None:
         state.unlink(missing_ok=True)
-    return Quantized(simulated, graph, target, found, report, first, opened.preprocess, host)
+    return Quantized(simulated, graph, target, found, report, first, opened.preprocess, host, mixed)

@@ -149,9 +149,11 @@ def write_all(quantized: Quantized, folder: Path) -> list[Path]:
 
     ``encodings.json``, and the same for other tools as ``encodings_aimet.json``; ``model_<dtype>.onnx`` (QDQ), and for
     a torch model ``model_<dtype>.pt2``, which ``torch.export.load`` reads; ``report.json``, ``report.txt`` and
-    ``report.html``; for Cambricon targets ``weights_<dtype>.pt``; ``preprocess.json`` where images were calibrated on.
+    ``report.html``; for Cambricon targets ``weights_<dtype>.pt``; ``preprocess.toml`` where images were calibrated on;
+    ``tradeoff.json`` and ``tradeoff.svg`` where each layer has a width of its own.
     """
     from porter.report.quantization_html import quantization_html
+    from porter.report.tradeoff import tradeoff_svg
 
     dtype, report = quantized.encodings.dtype, quantized.report
     lines = [report.text(), *map(_line, quantized.findings)]
@@ -163,7 +165,10 @@ def write_all(quantized: Quantized, folder: Path) -> list[Path]:
         "report.html": quantization_html(report).rstrip("\n"),
     }
     if quantized.preprocess is not None:
-        texts["preprocess.json"] = json.dumps(quantized.preprocess.to_json(), indent=1)
+        texts["preprocess.toml"] = quantized.preprocess.to_toml().rstrip("\n")
+    if quantized.mixed is not None:
+        texts["tradeoff.json"] = json.dumps(quantized.mixed.to_json(), indent=1)
+        texts["tradeoff.svg"] = tradeoff_svg(quantized.mixed).rstrip("\n")
     for name, text in texts.items():
         (folder / name).write_text(text + "\n", encoding="utf-8")
     written = [folder / name for name in ("encodings.json", f"model_{dtype}.onnx", *texts)]
