@@ -17,6 +17,7 @@ from porter.errors import PorterError
 
 if TYPE_CHECKING:
     from porter.compress.prune import prune
+    from porter.compress.scale import scale
     from porter.findings import Finding, OpReport, Report
     from porter.graph import Graph
     from porter.loading import load
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Finding", "Graph", "OpReport", "Ported", "PorterError", "Report", "Rewritten", "Target",
     "check", "debug", "emit", "load", "port", "prune", "quantize", "resave", "rewrite", "run",
-    "save", "verify",
+    "save", "scale", "verify",
 ]  # fmt: skip
 
 _LATER = {
     "Finding": "porter.findings", "OpReport": "porter.findings", "Report": "porter.findings",
     "Graph": "porter.graph", "Target": "porter.target", "load": "porter.loading",
-    "prune": "porter.compress.prune",
+    "prune": "porter.compress.prune", "scale": "porter.compress.scale",
 }  # fmt: skip
 
 

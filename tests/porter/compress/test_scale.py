@@ -360,6 +360,14 @@ def test_several_workers_need_names(tmp_path: Path) -> None:
         scale(config(tmp_path), "mlu270", Options(model=models.net, latency=1.0), study=tmp_path / "s", workers=2)
 
 
+def test_two_workers_find_what_one_finds(tmp_path: Path) -> None:
+    options = Options(model=f"{MODELS}:net", train=f"{MODELS}:train", latency=1e3, trials=5, measure=False)
+    made = porter.scale(config(tmp_path), "mlu270", options, study=tmp_path / "study", workers=2)
+    assert [c.factor for c in made.candidates] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert made.chosen is not None and made.chosen.factor == 1.0
+    assert made.ok
+
+
 def test_another_requirement_needs_another_study(tmp_path: Path) -> None:
     search(tmp_path, latency=1e3, trials=1)
     with pytest.raises(PorterError) as caught:
