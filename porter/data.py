@@ -8,14 +8,12 @@ error that names it before the model runs.
 
 from __future__ import annotations
 
-import math
 import os
-import tomllib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,181 +21,14 @@ from porter.errors import PorterError
 from porter.files import input_file
 from porter.findings import Finding
 from porter.ops import Array, Value
+from porter.preprocess import Preprocess
 from porter.usercode import call_by_name, run_user_code
 
 __all__ = ["Data", "Preprocess", "open_data", "random_inputs"]
 
 _IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
-_Resize = Literal["stretch", "letterbox", "crop"]
-_Anchor = Literal["top-left", "center"]
-_Channels = Literal["RGB", "BGR", "GRAY"]
-_Layout = Literal["NCHW", "NHWC"]
-_Interpolation = Literal["nearest", "bilinear", "bicubic", "area"]
-
 _EXAMPLE = 'resize = "letterbox", pad = 114, channels = "BGR" (and scale, mean, std as in training)'
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocess:
-    """How an image file becomes the model's input: ``(pixel * scale - mean) / std``, pixels 0..255.
-
-    Fields, which are also the keys of the TOML file:
-        resize: ``stretch`` to the size; ``letterbox``: keep the aspect ratio and fill with ``pad``; ``crop``:
-            cover the size and cut what sticks out.
-        size: (height, width); default: the model's input.
-        pad: pixel value of the letterbox border.
-        anchor: where a letterboxed image sits: ``center`` or ``top-left`` (YOLOX).
-        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``area``, as Pillow computes them (bilinear
-            and bicubic widen their window when they shrink; OpenCV's do not).
-        channels: ``RGB``, ``BGR`` or ``GRAY``.
-        layout: ``NCHW`` or ``NHWC``.
-        scale, mean, std: numbers; mean and std one, or one a channel, in the order of ``channels``, after
-            ``scale``.
-    """
-
-    resize: _Resize = "stretch"
-    size: tuple[int, int] | None = None
-    pad: float = 0.0
-    anchor: _Anchor = "center"
-    interpolation: _Interpolation = "bilinear"
-    channels: _Channels = "RGB"
-    layout: _Layout = "NCHW"
-    scale: float = 1.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Preprocess:
-        """Read the TOML file.
-
-        Raises:
-            PorterError: PT501 for a missing file; PT405 for one that is not TOML, or a wrong key or value.
-        """
-        try:
-            spec = tomllib.loads(input_file(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise PorterError("PT405", f"the preprocessing spec cannot be read: {error}", where=str(path)) from error
-        return cls.from_mapping(spec, where=str(path))
-
-    @classmethod
-    def from_mapping(cls, spec: Mapping[str, Any], where: str | None = None) -> Preprocess:
-        """Check every key and value. Raises :class:`PorterError` PT405 that names the key."""
-        known = {f.name for f in fields(cls)}
-        choices: dict[str, tuple[str, ...]] = {
-            "resize": get_args(_Resize),
-            "anchor": get_args(_Anchor),
-            "channels": get_args(_Channels),
-            "layout": get_args(_Layout),
-            "interpolation": get_args(_Interpolation),
-        }
-
-        def wrong(key: str, need: str) -> PorterError:
-            return PorterError("PT405", f"{key} = {spec[key]!r}: {need}", where=where)
-
-        values: dict[str, Any] = {}
-        for key, value in spec.items():
-            if key not in known:
-                raise PorterError(
-                    "PT405",
-                    f"there is no key {key!r}",
-                    where=where,
-                    fix=f"The keys are {', '.join(sorted(known))}.",
-                )
-            if key in choices:
-                if value not in choices[key]:
-                    raise wrong(key, f"it must be one of {', '.join(choices[key])}")
-                values[key] = value
-            elif key == "size":
-                if not (_numbers(value, 2) and all(isinstance(v, int) and v > 0 for v in value)):
-                    raise wrong(key, "it must be [height, width], two positive integers")
-                values[key] = tuple(value)
-            elif key in ("mean", "std"):
-                numbers = value if isinstance(value, list | tuple) else [value]
-                if not (_numbers(numbers, 1) or _numbers(numbers, 3)) or (key == "std" and 0 in numbers):
-                    raise wrong(key, "it must be one number, or one for each of three channels, and no std is 0")
-                values[key] = tuple(float(v) for v in numbers)
-            else:
-                if not _numbers([value], 1):
-                    raise wrong(key, "it must be a finite number")
-                values[key] = float(value)
-        made = cls(**values)
-        if made.channels == "GRAY" and max(len(made.mean), len(made.std)) > 1:
-            raise PorterError("PT405", "channels is GRAY, but mean or std has three values", where=where)
-        return made
-
-    def to_json(self) -> dict[str, Any]:
-        """The spec as a mapping that :meth:`from_mapping` reads; ``size`` is left out when it is the
-        model's.
-        """
-        data = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
-
-    def image(self, path: Path, size: tuple[int, int]) -> Array:
-        """Read one image: float32 (C, height, width) or (height, width, C).
-
-        Raises:
-            PorterError: PT404 when the file is no image that Pillow decodes, or Pillow is missing.
-        """
-        try:
-            from PIL import Image, ImageOps
-        except ImportError as error:
-            raise PorterError(
-                "PT404", "reading images needs Pillow", fix="Install it: pip install 'porter-ml[images]'."
-            ) from error
-        try:
-            with Image.open(path) as file:
-                picture = ImageOps.exif_transpose(file).convert("L" if self.channels == "GRAY" else "RGB")
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise PorterError("PT404", f"not an image that can be decoded: {error}", where=str(path)) from error
-        filters = {
-            "nearest": Image.Resampling.NEAREST,
-            "bilinear": Image.Resampling.BILINEAR,
-            "bicubic": Image.Resampling.BICUBIC,
-            "area": Image.Resampling.BOX,
-        }
-        pixels = np.asarray(
-            picture.resize(self._scaled(picture.height, picture.width, size)[::-1], filters[self.interpolation]),
-            np.float32,
-        )
-        pixels = self._fit(np.atleast_3d(pixels), size)
-        if self.channels == "BGR":
-            pixels = pixels[:, :, ::-1]
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        pixels = (pixels * np.float32(self.scale) - mean) / std
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1) if self.layout == "NCHW" else pixels)
-
-    def _scaled(self, height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the picture before it is padded or cut."""
-        if self.resize == "stretch":
-            return size
-        choose = min if self.resize == "letterbox" else max
-        ratio = choose(size[0] / height, size[1] / width)
-        if self.resize == "letterbox":  # YOLOX's preproc truncates
-            return max(1, int(height * ratio)), max(1, int(width * ratio))
-        return max(size[0], round(height * ratio)), max(size[1], round(width * ratio))
-
-    def _fit(self, pixels: Array, size: tuple[int, int]) -> Array:
-        """Pad or cut (h, w, C) to ``size``."""
-        height, width, channels = pixels.shape
-        if self.resize == "crop":
-            top, left = (height - size[0]) // 2, (width - size[1]) // 2
-            return pixels[top : top + size[0], left : left + size[1]]
-        if (height, width) == size:
-            return pixels
-        board = np.full((*size, channels), self.pad, np.float32)
-        top, left = ((size[0] - height) // 2, (size[1] - width) // 2) if self.anchor == "center" else (0, 0)
-        board[top : top + height, left : left + width] = pixels
-        return board
-
-
-def _numbers(values: object, count: int) -> bool:
-    """Whether ``values`` is a list of ``count`` finite numbers."""
-    return (
-        isinstance(values, list | tuple)
-        and len(values) == count
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-    )
 
 
 @dataclass(slots=True)
@@ -298,10 +129,11 @@ class Data:
                 "Calibrate on samples of the kind that the model will see.",
             )
             return
-        if array.dtype.kind in "iu" and array.dtype != want:
+        if self.preprocess is None and (array.dtype.kind in "iu" or (index == 0 and _pixels(array, low, high))):
             self._warn(
                 f"raw {value.name}",
-                f"{array.dtype} samples ({low:g}..{high:g}) are fed as they are to {want} input {value.name}",
+                f"{array.dtype} samples of whole numbers ({low:g}..{high:g}) are fed as they are to {want} input "
+                f"{value.name}",
                 "If the model was trained on 0..1 or on normalized values, scale the samples first.",
             )
         top = max(abs(low), abs(high))
@@ -314,6 +146,11 @@ class Data:
                 "some samples look like 0..255 and others like 0..1",
                 "Bring all samples to the scale that the model was trained on.",
             )
+
+
+def _pixels(array: Array, low: float, high: float) -> bool:
+    """Whether a float image holds what a decoder gives: whole numbers up to 255, many of them large."""
+    return array.ndim >= 3 and low >= 0 and 64 <= high <= 255 and bool((array == np.rint(array)).all())
 
 
 def _dims(shape: Sequence[int]) -> str:
@@ -452,13 +289,13 @@ def _from_folder(
         preprocess = Preprocess.load(preprocess)
     size = preprocess.size or (shape[2:4] if preprocess.layout == "NCHW" else shape[1:3])
     batch = shape[0]
-    recipe = preprocess
+    recipe = replace(preprocess, size=(size[0], size[1]))
 
     def read() -> Iterator[Array]:
         for start in range(0, len(files), batch):
             yield _full([recipe.image(f, (size[0], size[1])) for f in files[start : start + batch]], batch)
 
-    return Data(str(folder), inputs, preprocess, _length=-(-len(files) // batch), _source=read)
+    return Data(str(folder), inputs, recipe, _length=-(-len(files) // batch), _source=read)
 
 
 def _full(samples: list[Array], batch: int) -> Array:
@@ -555,7 +392,61 @@ def _from_iterable(samples: Iterable[Any], inputs: tuple[Value, ...], name: str)
     kept: Any = list(samples) if iter(samples) is samples or not hasattr(samples, "__len__") else samples
     if len(kept) == 0:
         raise PorterError("PT401", f"{name} holds no sample", fix="Give at least one sample.")
-    return Data(name, inputs, _length=len(kept), _source=lambda: iter(kept))
+    data = Data(name, inputs, _length=len(kept))
+    data._source = lambda: _regrouped(kept, data)
+    first = _lengths(next(iter(kept)), inputs)
+    if first is not None:  # the last item of a loader may be smaller: then this is one too many, until it is read
+        data._length = -(-len(kept) * first // cast(tuple[int, ...], inputs[0].shape)[0])
+    return data
+
+
+def _lengths(raw: Any, inputs: tuple[Value, ...]) -> int | None:
+    """How many samples an item holds that is a batch of another size than the model's; None when it is none.
+
+    The axis of a model's batch is recognized where it is 1, or where images have four axes: there, the first axis of a
+    sample of another length cannot mean anything else.
+    """
+    try:
+        arrays = [_array(a) for a in _in_order(raw, inputs, "")]
+    except PorterError:
+        return None
+    found: set[tuple[int, int]] = set()
+    for array, value in zip(arrays, inputs, strict=True):
+        shape = value.shape or ()
+        if (
+            not shape
+            or array.ndim != len(shape)
+            or array.shape[1:] != shape[1:]
+            or not (shape[0] == 1 or array.ndim > 3)
+        ):
+            return None
+        found.add((array.shape[0], shape[0]))
+    lengths, batches = {length for length, _ in found}, {batch for _, batch in found}
+    if len(lengths) > 1 or len(batches) > 1 or lengths == batches or lengths == {0}:
+        return None
+    return lengths.pop()
+
+
+def _regrouped(items: Iterable[Any], data: Data) -> Iterator[Any]:
+    """The items; batches of another size than the model's are taken apart and put together in its size."""
+    batch = (data.inputs[0].shape or (1,))[0]
+    waiting: list[list[Array]] = []
+    count = 0
+    for raw in items:
+        if not waiting and _lengths(raw, data.inputs) is None:
+            count += 1
+            yield raw
+            continue
+        arrays = _in_order(raw, data.inputs, f"sample {count} of {data.name}")
+        waiting.extend([array[index] for array in arrays] for index in range(len(arrays[0])))
+        while len(waiting) >= batch:
+            count += 1
+            yield [np.stack(parts) for parts in zip(*waiting[:batch], strict=True)]
+            del waiting[:batch]
+    if waiting:
+        count += 1
+        yield [_full(list(parts), batch) for parts in zip(*waiting, strict=True)]
+    data._length = count
 
 
 def random_inputs(graph_inputs: Sequence[Value], count: int, seed: int = 0) -> list[list[Array]]:

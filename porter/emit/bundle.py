@@ -126,6 +126,9 @@ def emit(
         _write_golden(folder / "golden.npz", job)
         manifest = _manifest(job, kind, ledger, evidence)
         manifest.update(import_module(KINDS[kind]).write(job, folder))
+        for made in quantized:
+            if made.preprocess is not None:
+                (folder / "preprocess.toml").write_text(made.preprocess.to_toml(), encoding="utf-8")
         names = sorted(p.name for p in folder.iterdir())
         files = {name: sha256(folder / name) for name in names}
         manifest["files"] = {

@@ -92,7 +92,7 @@ def test_several_inputs_by_name_and_in_order(tmp_path):
     [
         (np.zeros((1, 4, 6, 3), np.float32), "NHWC", "PT402"),
         (np.zeros((3, 4, 6), np.float32), "Add the batch axis", "PT402"),
-        (np.zeros((2, 3, 4, 6), np.float32), "batch is 1", "PT402"),
+        (np.zeros((2, 3, 4, 5), np.float32), "Make every item 1x3x4x6", "PT402"),
         (np.zeros((1, 3, 4, 6), np.complex64), "complex64", "PT402"),
         (np.array([["a"]]), "1x1", "PT402"),
         (np.full((1, 3, 4, 6), np.nan, np.float32), "72 of 72", "PT403"),
@@ -192,6 +192,31 @@ def test_image_channels_layout_and_normalization(tmp_path):
     np.testing.assert_allclose(next(iter(gray))[0][0, 0], luma, atol=1)
 
 
+def test_yuv444_is_bt601_at_full_swing(tmp_path):
+    colors = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (100, 100, 100)]
+    picture = Image.new("RGB", (6, 1))
+    picture.putdata(colors)
+    picture.save(tmp_path / "a.png")
+    x = Preprocess(channels="YUV444", layout="NHWC").image(tmp_path / "a.png", (1, 6))[0]
+    # By hand: red is 0.299 * 255 = 76.2, 128 - 0.168736 * 255 = 85.0, 128 + 0.5 * 255 = 255.5 cut to 255.
+    want = [[0, 128, 128], [255, 128, 128], [76, 85, 255], [150, 44, 21], [29, 255, 107], [100, 128, 128]]
+    np.testing.assert_array_equal(x, want)
+    ycbcr = np.asarray(picture.convert("YCbCr"), np.float32)[0]
+    assert np.abs(x - ycbcr).max() <= 1
+    centred = Preprocess(channels="YUV444_128").image(tmp_path / "a.png", (1, 6))
+    np.testing.assert_array_equal(centred[:, 0].T, np.array(want) - 128)
+
+
+def test_a_spec_is_written_as_it_is_read(tmp_path):
+    spec = Preprocess(
+        resize="letterbox", size=(4, 6), pad=114, channels="YUV444_128", scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(2.0,)
+    )
+    (tmp_path / "p.toml").write_text(spec.to_toml())
+    assert Preprocess.load(tmp_path / "p.toml") == spec
+    (tmp_path / "q.toml").write_text(Preprocess().to_toml())
+    assert Preprocess.load(tmp_path / "q.toml") == Preprocess()
+
+
 def test_letterbox_keeps_the_ratio_and_pads(tmp_path):
     picture(tmp_path / "a.png", 8, 6)  # into 4 x 6: ratio 0.5 gives 4 x 3
     spec = Preprocess(resize="letterbox", pad=114, anchor="top-left", interpolation="area")
@@ -222,8 +247,8 @@ def test_images_come_in_order_in_full_batches_with_the_spec_of_the_folder(tmp_pa
     first, last = list(data)
     assert [first[0][0, 0, 0, 0], first[0][1, 0, 0, 0]] == [1, 0]
     assert [last[0][0, 0, 0, 0], last[0][1, 0, 0, 0]] == [2, 2]
-    assert data.preprocess == Preprocess()
-    assert Preprocess.from_mapping(data.preprocess.to_json()) == Preprocess()
+    assert data.preprocess == Preprocess(size=(4, 6))  # the device must know the size, too
+    assert Preprocess.from_mapping(data.preprocess.to_json()) == data.preprocess
 
 
 def test_images_that_do_not_work(tmp_path):
@@ -302,6 +327,44 @@ def test_torch_loaders_are_read_without_labels_only():
     opened = open_data(torch.utils.data.DataLoader(data, batch_size=1), IMAGES)
     assert len(opened) == 4
     np.testing.assert_array_equal(next(iter(opened))[0], data.tensors[0][:1].detach().numpy())
+
+
+def test_batches_of_loaders_become_batches_of_the_model():
+    torch = pytest.importorskip("torch")
+    stack = torch.randn(7, 3, 4, 6)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(stack), batch_size=3)
+    for batch in (1, 2, 3, 5):
+        opened = open_data(loader, [Value("x", (batch, 3, 4, 6), "float32")])
+        items = [item[0] for item in opened]
+        assert len(items) == len(opened) == -(-7 // batch)
+        np.testing.assert_array_equal(np.concatenate(items)[:7], stack.numpy())
+        np.testing.assert_array_equal(items[-1][-1], stack[6].numpy())  # filled with the last sample
+
+
+def test_batches_of_several_inputs_are_taken_apart_together():
+    values = [Value("x", (1, 3), "float32"), Value("ids", (1, 2), "int64")]
+    x, ids = samples(5, (3,)), np.arange(10).reshape(5, 2)
+    opened = open_data([{"ids": ids[:3], "x": x[:3]}, (x[3:], ids[3:])], values)
+    items = list(opened)
+    assert len(items) == len(opened) == 5
+    for item, a, b in zip(items, x, ids, strict=True):
+        np.testing.assert_array_equal(item[0][0], a)
+        np.testing.assert_array_equal(item[1][0], b)
+    with pytest.raises(PorterError) as error:
+        open_data([(x[:2], ids[:3])], values)
+    assert code(error) == "PT402"
+    with pytest.raises(PorterError):  # two axes and a batch above 1: a wrong length is no other batch
+        open_data([[x[:3]]], [Value("x", (2, 3), "float32")])
+
+
+def test_float_pixels_are_warned_about_unless_a_spec_says_so(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 4, 6)).astype(np.float32)
+    (finding,) = open_data([pixels], IMAGES).findings
+    assert finding.code == "PT406"
+    assert "whole numbers" in finding.message
+    assert open_data([pixels / 255], IMAGES).findings == []
+    Image.fromarray(pixels[0].transpose(1, 2, 0).astype(np.uint8)).save(tmp_path / "a.png")
+    assert open_data(tmp_path, IMAGES, Preprocess()).findings == []
 
 
 def test_random_inputs():

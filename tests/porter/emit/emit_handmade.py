@@ -66,6 +66,9 @@ class HandGraph(Graph):
     def copy(self) -> Graph:
         raise NotImplementedError
 
+    def with_outputs(self, names: Sequence[str]) -> Graph:
+        raise NotImplementedError
+
     def with_constants(self, data: Mapping[str, Array]) -> Graph:
         raise NotImplementedError
 
