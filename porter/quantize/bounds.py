@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the structure of a model says about ranges, before any data: a sigmoid ends at 1, a grid of anchors at 640.
+
+A bound is *sure* (every input keeps it: a sigmoid, a constant, what is made of them) or *likely*: a value that is not
+known (the result of a convolution) is taken as nothing beside a constant that is added to it, and as about 1 where it
+is multiplied by one. That is enough to see boxes in pixels beside scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from porter.errors import PorterError
+from porter.findings import Finding
+from porter.graph import Graph
+from porter.ops import Op, Value
+from porter.quantize.conflicts import LEVELS, joined_parts, joins
+from porter.quantize.numerics import BITS, qrange
+from porter.quantize.plan import plan
+from porter.quantize.scheme import Scheme
+from porter.target import Target
+
+__all__ = ["Bound", "bounds", "foreseen"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """low <= value <= high for every input when ``sure``; else about that."""
+
+    low: float
+    high: float
+    sure: bool
+
+    @property
+    def size(self) -> float:
+        return max(self.high, -self.low)
+
+
+_UNIT = Bound(0.0, 1.0, True)
+_KNOWN: dict[str, Bound] = {
+    "sigmoid": _UNIT,
+    "hardsigmoid": _UNIT,
+    "softmax": _UNIT,
+    "relu6": Bound(0.0, 6.0, True),
+    "tanh": Bound(-1.0, 1.0, True),
+    "erf": Bound(-1.0, 1.0, True),
+    "sin": Bound(-1.0, 1.0, True),
+    "cos": Bound(-1.0, 1.0, True),
+}
+#: Kinds whose results are elements of their first operand.
+_MOVED = frozenset({
+    "identity", "reshape", "flatten", "permute", "squeeze", "unsqueeze", "expand", "repeat", "slice", "select", "split",
+    "chunk", "unbind", "take", "gather", "index_select", "max_pool1d", "max_pool2d", "max_pool3d", "pixel_shuffle",
+    "pixel_unshuffle", "flip", "roll", "amax", "amin",
+})  # fmt: skip
+#: The fewest steps that an 8-bit scale has above zero.
+_STEPS = 127
+#: Constants larger than this many elements are not read: a bound is not worth the memory.
+_ELEMENTS = 2**24
+
+
+def bounds(graph: Graph) -> dict[str, Bound]:
+    """The bounds of all values that have one, by name."""
+    found: dict[str, Bound] = {}
+
+    def of(value: Value | None) -> Bound | None:
+        if value is None:
+            return None
+        if value.name not in found and value.is_const and math.prod(value.shape or (1,)) <= _ELEMENTS:
+            constant = _constant(value)
+            if constant is not None:
+                found[value.name] = constant
+        return found.get(value.name)
+
+    for op in graph.ops():
+        bound = _result(op, of)
+        if bound is not None and math.isfinite(bound.low) and math.isfinite(bound.high):
+            found.update((out.name, bound) for out in op.outputs)
+    return found
+
+
+def _constant(value: Value) -> Bound | None:
+    if not (value.dtype or "").startswith(("float", "int")):
+        return None
+    array = value.numpy()
+    if not array.size or not np.isfinite(array).all():
+        return None
+    return Bound(float(array.min()), float(array.max()), True)
+
+
+def _result(op: Op, of: Callable[[Value | None], Bound | None]) -> Bound | None:
+    kind = op.kind
+    if kind in _KNOWN:
+        return _KNOWN[kind]
+    first = of(op.inputs[0]) if op.inputs else None
+    if kind in _MOVED:
+        return first
+    if kind == "clamp" and op.attrs["min"] is not None and op.attrs["max"] is not None:
+        return Bound(float(op.attrs["min"]), float(op.attrs["max"]), True)
+    if kind in ("cat", "stack"):
+        parts = [of(value) for value in op.operands]
+        known = [part for part in parts if part is not None]
+        if not known:
+            return None
+        sure = len(known) == len(parts) and all(part.sure for part in known)
+        return Bound(min(part.low for part in known), max(part.high for part in known), sure)
+    if kind == "exp":
+        return Bound(0.0, 1.0, False) if first is None else _exp(first)
+    if kind in ("add", "sub", "mul", "div"):
+        return _arithmetic(kind, first, of(op.inputs[1]))
+    return None
+
+
+def _exp(x: Bound) -> Bound | None:
+    return Bound(math.exp(x.low), math.exp(x.high), x.sure) if x.high < 80 else None
+
+
+def _arithmetic(kind: str, x: Bound | None, y: Bound | None) -> Bound | None:
+    if x is None and y is None:
+        return None
+    about = 0.0 if kind in ("add", "sub") else 1.0
+    sure = x is not None and y is not None and x.sure and y.sure
+    x = x or Bound(-about, about, False)
+    y = y or Bound(-about, about, False)
+    if kind == "div" and y.low <= 0 <= y.high:
+        return None
+    corners = {
+        "add": [x.low + y.low, x.high + y.high],
+        "sub": [x.low - y.high, x.high - y.low],
+        "mul": [a * b for a in (x.low, x.high) for b in (y.low, y.high)],
+        "div": [a / b for a in (x.low, x.high) for b in (y.low, y.high) if b],
+    }[kind]
+    return Bound(min(corners), max(corners), sure)
+
+
+def foreseen(graph: Graph, target: Target) -> list[Finding]:
+    """Findings (PT409) about tensors that would share one 8-bit scale, and of which one is surely too small for it.
+
+    Nothing is said where the target does not quantize, has no 8-bit width, or joins nothing in integers.
+    """
+    if target.quantization is None:
+        return []
+    cats = [op for op in graph.ops() if op.kind in ("cat", "stack")]
+    known = bounds(graph) if cats else {}
+    producers = graph.producers() if cats else {}
+    # To plan is the dear part; few models join anything like this.
+    if not any(_small(known, joined_parts(producers, op.outputs[0]), _STEPS) for op in cats):
+        return []
+    try:
+        scheme = Scheme.of(target)
+        width = next((w for w in scheme.widths.values() if BITS[w.activation] == 8), None)
+        if width is None:
+            return []
+        planned = plan(graph, scheme, width=width.name)
+    except PorterError:  # nothing to quantize; porter quantize says so
+        return []
+    findings, told = [], set()
+    low, high = qrange(width.activation)
+    for join in joins(graph, planned):
+        lost = _small(known, (join.cat, join.parts), high - low if low == 0 else high)
+        if lost is None or not join.integer or join.cat.name in told:
+            continue
+        told.add(join.cat.name)
+        largest, small, step = lost
+        who = ", ".join(f"{name} (at most {known[name].size:.4g})" for name in small)
+        about = "up to" if known[largest].sure else "about"
+        findings.append(
+            Finding(
+                "PT409", "warning",
+                f"at {width.name}, {join.value.name} has one scale for {largest} ({about} {known[largest].size:.4g}) "
+                f"and {who}: a step of about {step:.3g} leaves too little of the small ones",
+                join.cat.origin,
+                "Quantize with --outputs separate, cut or int16, or join them on the host.",
+                join.cat.name, join.cat.kind,
+            )
+        )  # fmt: skip
+    return findings
+
+
+def _small(
+    known: Mapping[str, Bound], joined: tuple[Op, list[Value]] | None, steps: int
+) -> tuple[str, list[str], float] | None:
+    """(the largest part of a concatenation, the parts that are surely small beside it, the step) or None."""
+    parts = [part.name for part in (joined[1] if joined is not None else ()) if part.name in known]
+    largest = max(parts, key=lambda name: known[name].size, default=None)
+    if largest is None:
+        return None
+    step = known[largest].size / steps
+    small = [name for name in parts if known[name].sure and 0 < known[name].size < LEVELS * step]
+    return (largest, small, step) if small else None

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bounds from the structure of a model, and the conflicts that they foretell."""
+
+import numpy as np
+import pytest
+import quantize_models as models
+import targets_for_tests as targets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+import porter
+from porter.quantize.bounds import bounds, foreseen
+from porter.target import Target
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Everything is an integer to the very end, cat included."""
+    quantized = '["conv2d", "linear", "add", "mul", "sigmoid", "exp"]'
+    return targets.load(tmp_path_factory.mktemp("t"), output_dtypes='["int8", "int16"]', quantized_ops=quantized)
+
+
+def decode(size=80, stride=8.0):
+    """The head of a detector: (xy + grid) * stride, exp(wh) * stride and sigmoid(scores), joined."""
+    grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), 0)[None].astype(np.float32)
+    shape = {"x": (1, 4, size, size)}
+    tensors = {
+        "xy.weight": np.ones((2, 4, 1, 1), np.float32), "wh.weight": np.ones((2, 4, 1, 1), np.float32),
+        "obj.weight": np.ones((3, 4, 1, 1), np.float32), "grid": grid, "stride": np.float32(stride),
+    }  # fmt: skip
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "xy.weight"], ["xy_y"], name="xy"),
+        node("Add", ["xy_y", "grid"], ["moved"], name="move"),
+        node("Mul", ["moved", "stride"], ["centers"], name="centers"),
+        node("Conv", ["x", "wh.weight"], ["wh_y"], name="wh"),
+        node("Exp", ["wh_y"], ["grown"], name="grow"),
+        node("Mul", ["grown", "stride"], ["sizes"], name="sizes"),
+        node("Conv", ["x", "obj.weight"], ["obj_y"], name="obj"),
+        node("Sigmoid", ["obj_y"], ["scores"], name="scores"),
+        node("Concat", ["centers", "sizes", "scores"], ["out"], name="join", axis=1),
+    ]
+    return models.model(nodes, shape, {"out": (1, 7, size, size)}, tensors)
+
+
+def test_bounds():
+    found = bounds(porter.load(decode()))
+    assert "xy_y" not in found
+    assert (found["moved"].size, found["moved"].sure) == (79, False)
+    assert (found["centers"].size, found["sizes"].size) == (632, 8)
+    assert (found["scores"].low, found["scores"].high, found["scores"].sure) == (0, 1, True)
+    assert (found["out"].size, found["out"].sure) == (632, False)
+
+
+def test_check_foresees_the_conflict(narrow):
+    (finding,) = foreseen(porter.load(decode()), narrow)
+    assert finding.code == "PT409"
+    assert "one scale for centers (about 632) and scores (at most 1): a step of about 4.98" in finding.message
+    assert "--outputs" in finding.fix
+    assert finding in porter.check(decode(), narrow).findings
+
+
+def test_nothing_is_said_where_nothing_is_lost(narrow):
+    assert foreseen(porter.load(decode(size=4, stride=1.0)), narrow) == []  # boxes as small as scores
+    for name in ("mlu270", "onnxruntime"):  # the joined output is float there
+        assert foreseen(porter.load(decode()), Target.load(name)) == []
+    read_by_a_layer = foreseen(porter.load(models.head()), Target.load("mlu270"))
+    assert [finding.code for finding in read_by_a_layer] == ["PT409"]
+
+
+KINDS = ["Sigmoid", "Tanh", "Exp", "Add", "Sub", "Mul", "Div", "Clip"]
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=6), st.integers(0, 99))
+def test_sure_bounds_hold(kinds, seed):
+    """A random chain on a sigmoid: every value that the float model computes lies within its sure bounds."""
+    rng = np.random.default_rng(seed)
+    tensors = {"lo": np.float32(-0.5), "hi": np.float32(0.7)}
+    nodes, last = [helper.make_node("Sigmoid", ["x"], ["v"], name="first")], "v"
+    for index, kind in enumerate(kinds):
+        out = f"v{index}"
+        inputs = [last]
+        if kind in ("Add", "Sub", "Mul", "Div"):
+            tensors[f"c{index}"] = rng.uniform(0.5, 3, (3,)).astype(np.float32)
+            inputs = [last, f"c{index}"] if rng.random() < 0.5 or kind == "Div" else [f"c{index}", last]
+        elif kind == "Clip":
+            inputs = [last, "lo", "hi"]
+        nodes.append(helper.make_node(kind, inputs, [out], name=out))
+        last = out
+    model = models.model(nodes, {"x": (2, 3)}, {last: (2, 3)}, tensors)
+    graph = porter.load(model)
+    found = bounds(graph)
+    names = [out.name for op in graph.ops() for out in op.outputs if out.name in found and found[out.name].sure]
+    x = rng.normal(size=(2, 3)).astype(np.float32) * 4
+    for name, array in zip(names, graph.run([x], names)[1:], strict=True):
+        slack = 1e-5 * max(1.0, found[name].size)
+        assert array.min() >= found[name].low - slack
+        assert array.max() <= found[name].high + slack
