@@ -284,7 +284,7 @@ def quantize(
     graph = load(model, inputs, **(loading or {}))
     if not force:
         _require_legal(graph, chosen, "quantize")
-    graph = _without_batch_norms(graph, chosen)
+    graph = _quantizable(graph, chosen)
     data = open_data(calibration, graph.inputs, preprocess)
     return quantize(graph, chosen, dtype, data, encodings=given, metric=judge, progress=progress, **options)
 
@@ -478,13 +478,18 @@ def _say_sample(say: Progress, dtype: str, done: int, total: int) -> None:
     say(f"{dtype}: sample {done} of {total}")
 
 
-def _without_batch_norms(graph: Graph, target: Target) -> Graph:
-    """The graph to quantize: a batch norm between two integer ops would need a requantization of its own."""
-    table = target.quantization
-    if table is None or table.flow != "tensors" or all(op.kind != "batch_norm" for op in graph.ops()):
-        return graph
+def _quantizable(graph: Graph, target: Target) -> Graph:
+    """The graph to quantize: weights are constants, and where every tensor is an integer there is no batch norm, which
+    would need a requantization of its own."""
     from porter.legalize import legalize
+    from porter.quantize.constants import with_constant_operands
 
+    table = target.quantization
+    if table is None:
+        return graph
+    graph = with_constant_operands(graph, {*table.quantized_ops, "batch_norm"})
+    if table.flow != "tensors" or all(op.kind != "batch_norm" for op in graph.ops()):
+        return graph
     return legalize(graph, target, (), ("fold_batch_norm",))[0]
 
 
