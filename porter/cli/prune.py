@@ -55,6 +55,9 @@ def prune(
     mask: Annotated[
         str | None, typer.Option("--mask", help="Zero weights at the end: N:M such as 2:4, or block:8x4:0.5.")
     ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Write the code anew, so that sizes written in it can change.")
+    ] = False,
     metric: Annotated[
         str | None, typer.Option("--metric", help="module:function that takes the nn.Module and gives a number.")
     ] = None,
@@ -79,7 +82,7 @@ def prune(
     with progress() as say:
         made = porter.prune(
             model, target, input_, percent=percent, layer_keep=layer_keep, scheme=scheme.value, shortcuts=shortcuts,
-            multiple=multiple, skip=skip or (), mask=mask, metric=metric, finetune=finetune, data=data,
+            multiple=multiple, skip=skip or (), mask=mask, rebuild=rebuild, metric=metric, finetune=finetune, data=data,
             latency=latency, progress=say, **loading(factory, model_arg, run_pickled_code),
         )  # fmt: skip
     made.save(output, overwrite=overwrite, plot=plot)

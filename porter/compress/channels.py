@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from math import prod
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +26,13 @@ from porter.graph import Graph
 from porter.ops import Op, Origin, Value
 from porter.paths import module_paths
 
-__all__ = ["Channels", "Layer", "Why", "analyse"]
+__all__ = ["Channels", "Layer", "Layout", "Sizes", "Why", "analyse"]
 
 Atoms = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+#: Where code has its sizes from: ``tensor``, it takes those of reshapes from the tensor and writes those of splits and
+#: slices out; ``written``, it writes all of them out; ``rebuilt``, the code will be written anew.
+Sizes = Literal["tensor", "written", "rebuilt"]
 
 #: Element by element on one operand: a constant channel stays one.
 _POINTWISE = frozenset(
@@ -80,18 +84,18 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class Layout:
     """The atoms along ``axis`` of a value, and which of them are judged there."""
 
     axis: int
     atoms: Atoms
     judged: Bools
 
-    def moved(self, axis: int) -> _Layout:
-        return _Layout(axis, self.atoms, self.judged)
+    def moved(self, axis: int) -> Layout:
+        return Layout(axis, self.atoms, self.judged)
 
-    def picked(self, indices: npt.NDArray[np.intp] | slice) -> _Layout:
-        return _Layout(self.axis, self.atoms[indices], self.judged[indices])
+    def picked(self, indices: npt.NDArray[np.intp] | slice) -> Layout:
+        return Layout(self.axis, self.atoms[indices], self.judged[indices])
 
 
 class _Union:
@@ -127,14 +131,18 @@ class Channels:
     depthwise: the paths of depthwise convolutions.
     equal: sets of parts (arrays of atoms) that must keep equally many channels each: the groups of a grouped
         convolution, the pieces of a chunk.
+    pieces: the atoms of each piece of a split, chunk or slice; one of them stays.
     agreed: for each atom the class within which all gammas must agree (residual sums, concatenations).
     tied: for each atom the class that is removed as one: ``agreed``, joined across depthwise convolutions.
     fixed: for each class of ``tied`` that stays, why.
+    layouts: the atoms of each value that has some, by name.
     """
 
     def __init__(self) -> None:
+        self.layouts: dict[str, Layout] = {}
         self.layers: dict[str, Layer] = {}
         self.equal: list[tuple[Atoms, ...]] = []
+        self.pieces: list[Atoms] = []
         self._agree = _Union()
         self._ties: list[tuple[int, int]] = []
         self._fixed: dict[int, Why] = {}
@@ -181,15 +189,15 @@ class Channels:
             self.fixed.setdefault(int(self.tied[atom]), why)
 
 
-def analyse(graph: Graph, prunable: Container[str], rigid: bool = False) -> Channels:
+def analyse(graph: Graph, prunable: Container[str], sizes: Sizes = "tensor") -> Channels:
     """Find the channels of a graph that can be removed, and which go together.
 
     Args:
         graph: any dialect, with constant weights.
         prunable: the module paths whose weights can be cut; all others keep their shape.
-        rigid: fix what is reshaped or expanded too, because the model's code writes those sizes out.
+        sizes: where the model's code has the sizes of its reshapes and splits from.
     """
-    walk = _Walk(graph, prunable, rigid)
+    walk = _Walk(graph, prunable, sizes)
     for op in graph.ops():
         walk.visit(op)
     for value in graph.outputs:
@@ -199,17 +207,17 @@ def analyse(graph: Graph, prunable: Container[str], rigid: bool = False) -> Chan
 
 
 class _Walk:
-    def __init__(self, graph: Graph, prunable: Container[str], rigid: bool) -> None:
+    def __init__(self, graph: Graph, prunable: Container[str], sizes: Sizes) -> None:
         self.channels = Channels()
-        self._rigid = rigid
-        self._layouts: dict[str, _Layout] = {}
+        self._sizes = sizes
+        self._layouts = self.channels.layouts
         self._paths = module_paths(graph)
         self._prunable = prunable
         for value in graph.inputs:
             if value.shape is not None and len(value.shape) > 1:
                 atoms = self.channels.fresh(value.shape[1])
                 self.channels.fix(atoms, "they are an input of the model", Origin())
-                self._layouts[value.name] = _Layout(1, atoms, np.ones(len(atoms), np.bool_))
+                self._layouts[value.name] = Layout(1, atoms, np.ones(len(atoms), np.bool_))
 
     def visit(self, op: Op) -> None:
         """Give the outputs of ``op`` their atoms, or fix those of its operands."""
@@ -222,10 +230,10 @@ class _Walk:
         for value in op.operands:
             self.fix(value, f"they pass through {op.kind}, which mixes or reorders them", op.origin)
 
-    def layout(self, value: Value | None) -> _Layout | None:
+    def layout(self, value: Value | None) -> Layout | None:
         return self._layouts.get(value.name) if value is not None else None
 
-    def set(self, value: Value, layout: _Layout) -> bool:
+    def set(self, value: Value, layout: Layout) -> bool:
         self._layouts[value.name] = layout
         return True
 
@@ -259,7 +267,7 @@ class _Walk:
             first.inputs = None
         return True
 
-    def _read(self, layout: _Layout, op: Op) -> None:
+    def _read(self, layout: Layout, op: Op) -> None:
         """A layer that mixes channels reads a value: what no batch norm judges must stay."""
         unjudged = layout.atoms[~layout.judged]
         if unjudged.size:
@@ -296,7 +304,7 @@ class _Walk:
         elif layout is not None:
             self._read(layout, op)
         self._layer(op, inputs, outputs, groups)
-        return self.set(op.outputs[0], _Layout(1, outputs, np.zeros(c_out, np.bool_)))
+        return self.set(op.outputs[0], Layout(1, outputs, np.zeros(c_out, np.bool_)))
 
     def linear(self, op: Op) -> bool:
         x, weight = op.inputs[0], op.inputs[1]
@@ -310,7 +318,7 @@ class _Walk:
             self._read(layout, op)
         outputs = self.channels.fresh(weight.shape[0])
         self._layer(op, layout.atoms if layout is not None else None, outputs)
-        return self.set(op.outputs[0], _Layout(last, outputs, np.zeros(len(outputs), np.bool_)))
+        return self.set(op.outputs[0], Layout(last, outputs, np.zeros(len(outputs), np.bool_)))
 
     def batch_norm(self, op: Op) -> bool:
         layout = self.layout(op.inputs[0])
@@ -318,7 +326,7 @@ class _Walk:
             return False
         self._layer(op, layout.atoms, layout.atoms)
         judged = np.full(len(layout.atoms), op.inputs[1] is not None) | layout.judged
-        return self.set(op.outputs[0], _Layout(1, layout.atoms, judged))
+        return self.set(op.outputs[0], Layout(1, layout.atoms, judged))
 
     def prelu(self, op: Op) -> bool:
         layout, slope = self.layout(op.inputs[0]), op.inputs[1]
@@ -357,7 +365,7 @@ class _Walk:
                 return False
             self.channels.join(a.atoms, b.atoms)
             judged = a.judged | b.judged if op.kind == "mul" else a.judged & b.judged
-            return self.set(op.outputs[0], _Layout(a.axis, a.atoms, judged))
+            return self.set(op.outputs[0], Layout(a.axis, a.atoms, judged))
         if not tracked or op.outputs[0].shape is None:
             return False
         layout = tracked[0]
@@ -367,7 +375,7 @@ class _Walk:
         if extent != 1 or op.outputs[0].shape[layout.axis] != len(layout.atoms):
             return False
         if not other.is_const and op.kind not in ("mul", "div"):
-            layout = _Layout(layout.axis, layout.atoms, np.zeros(len(layout.atoms), np.bool_))
+            layout = Layout(layout.axis, layout.atoms, np.zeros(len(layout.atoms), np.bool_))
         return self.set(op.outputs[0], layout)
 
     def cat(self, op: Op) -> bool:
@@ -379,16 +387,16 @@ class _Walk:
         if axis == first.axis:
             atoms = np.concatenate([layout.atoms for layout in layouts])
             judged = np.concatenate([layout.judged for layout in layouts])
-            return self.set(op.outputs[0], _Layout(axis, atoms, judged))
+            return self.set(op.outputs[0], Layout(axis, atoms, judged))
         if any(len(layout.atoms) != len(first.atoms) for layout in layouts):
             return False
         joined = first.judged
         for layout in layouts[1:]:
             self.channels.join(first.atoms, layout.atoms)
             joined = joined & layout.judged
-        return self.set(op.outputs[0], _Layout(first.axis, first.atoms, joined))
+        return self.set(op.outputs[0], Layout(first.axis, first.atoms, joined))
 
-    def _whole(self, value: Value, axis: int) -> _Layout:
+    def _whole(self, value: Value, axis: int) -> Layout:
         """The layout of an operand of ``cat``; one that is not understood has channels that stay."""
         layout = self.layout(value)
         if layout is not None:
@@ -396,7 +404,7 @@ class _Walk:
         assert value.shape is not None
         atoms = self.channels.fresh(value.shape[axis])
         self.channels.fix(atoms, "they come from where the walk cannot see", Origin())
-        return _Layout(axis, atoms, np.ones(len(atoms), np.bool_))
+        return Layout(axis, atoms, np.ones(len(atoms), np.bool_))
 
     def chunk(self, op: Op) -> bool:
         return self._pieces(op, written=False)
@@ -412,12 +420,15 @@ class _Walk:
         if op.attrs["axis"] != layout.axis:
             return all(self.set(out, layout) for out in op.outputs)
         sizes = [out.shape[layout.axis] for out in op.outputs if out.shape is not None]
-        if written:
+        if self._sizes == "rebuilt":
+            written = True  # and written anew: a piece may lose what it likes, but not everything
+        elif written:
             self.channels.fix(layout.atoms, "the sizes of this split are written in the code", op.origin)
         elif len(set(sizes)) > 1:
             self.channels.fix(layout.atoms, "the pieces of this chunk are not equal", op.origin)
         ends = np.cumsum(sizes)
         parts = [layout.picked(slice(end - size, end)) for size, end in zip(sizes, ends.tolist(), strict=True)]
+        self.channels.pieces += [part.atoms for part in parts]
         if not written:
             self.channels.equal.append(tuple(part.atoms for part in parts))
         return all(self.set(out, part) for out, part in zip(op.outputs, parts, strict=True))
@@ -437,9 +448,10 @@ class _Walk:
             start, end, step = box[layout.axis]
             if step < 0:
                 return False
-            if (start, end, step) != (0, len(layout.atoms), 1):
+            if (start, end, step) != (0, len(layout.atoms), 1) and (self._sizes != "rebuilt" or step != 1):
                 self.channels.fix(layout.atoms, "the bounds of this slice are written in the code", op.origin)
             layout = layout.picked(np.arange(start, end, step))
+            self.channels.pieces.append(layout.atoms)
         return self.set(op.outputs[0], layout)
 
     def select(self, op: Op) -> bool:
@@ -463,7 +475,7 @@ class _Walk:
         """The channel axis keeps its place, or runs together with the axes right behind it (a flatten)."""
         layout = self.layout(op.inputs[0])
         old, new = op.inputs[0], op.outputs[0].shape
-        if self._rigid:
+        if self._sizes == "written":
             return False
         if layout is None or old is None or old.shape is None or new is None:
             return False
@@ -479,12 +491,12 @@ class _Walk:
                 and _runs(old.shape, layout, repeats)
             ):
                 atoms, judged = np.repeat(layout.atoms, repeats), np.repeat(layout.judged, repeats)
-                return self.set(op.outputs[0], _Layout(axis, atoms, judged))
+                return self.set(op.outputs[0], Layout(axis, atoms, judged))
         return False
 
     def expand(self, op: Op) -> bool:
         layout, out = self.layout(op.inputs[0]), op.outputs[0]
-        if layout is None or out.shape is None or op.inputs[0] is None or self._rigid:
+        if layout is None or out.shape is None or op.inputs[0] is None or self._sizes == "written":
             return False
         axis = layout.axis + len(out.shape) - (op.inputs[0].rank or 0)
         return out.shape[axis] == len(layout.atoms) and self.set(out, layout.moved(axis))
@@ -494,7 +506,7 @@ class _Walk:
         return True
 
 
-def _runs(shape: tuple[int, ...], layout: _Layout, repeats: int) -> bool:
+def _runs(shape: tuple[int, ...], layout: Layout, repeats: int) -> bool:
     """Whether ``repeats`` elements behind the channel axis are whole axes."""
     size = 1
     for extent in (1, *shape[layout.axis + 1 :]):

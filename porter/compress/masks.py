@@ -10,7 +10,7 @@ layer marks its channels below the threshold, but keeps at least its floor. From
    of the two gammas);
 3. the groups of a grouped convolution, and the pieces of a chunk, keep equally many: ``intersection`` removes a place
    that all of them mark, ``max`` lets each remove its own weakest;
-4. a layer keeps a multiple of the channels that the target prefers, or all.
+4. a layer keeps a multiple of the channels that the target prefers, or all; a piece of a split keeps one.
 
 Rules 3 and 4 and the floors only take channels back, strongest first, until all hold: so the search ends.
 """
@@ -128,7 +128,8 @@ class _Chooser:
             reasons = sorted({f"{why.reason} [{why.origin}]" for why in channels.fixed.values() if why.origin.known})
             raise PorterError(
                 "PT603", "no layer of this model may lose a channel", "; ".join(reasons[:3]) or None,
-                "A channel can go where a batch norm judges it and the walk understands what reads it.",
+                "A channel can go where a batch norm judges it and what reads it is understood. With rebuild, sizes "
+                "that the code writes out can change.",
             )  # fmt: skip
 
     @property
@@ -201,6 +202,7 @@ class _Chooser:
         tied = self.channels.tied
         layers = _distinct(self.channels.layers.values(), tied)
         equal = [tuple(tied[part] for part in parts) for parts in self.channels.equal]
+        pieces = [tied[piece] for piece in self.channels.pieces if len(piece)]
         before = -1
         while before != int(removed.sum()):
             before = int(removed.sum())
@@ -208,6 +210,9 @@ class _Chooser:
                 self._floor(removed, roots, layer_keep, multiple)
             for parts in equal:
                 self._level(removed, parts, scheme)
+            for piece in pieces:
+                if removed[piece].all():
+                    self._give_back(removed, piece, 1)
 
     def _floor(self, removed: Bools, roots: Atoms, layer_keep: float, multiple: int) -> None:
         total, kept = len(roots), int((~removed[roots]).sum())

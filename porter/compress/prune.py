@@ -23,7 +23,7 @@ from porter.findings import SCHEMA_VERSION, Finding, Report
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from porter.compress.channels import Channels
+    from porter.compress.channels import Channels, Sizes
     from porter.compress.masks import Plan, Scheme
     from porter.compress.patterns import MaskedLayer, Pattern
     from porter.graph import Graph
@@ -166,6 +166,7 @@ def prune(
     multiple: int | None = None,
     skip: Collection[str] = (),
     mask: str | None = None,
+    rebuild: bool = False,
     metric: Metric | str | None = None,
     finetune: Finetune | str | None = None,
     data: Any = None,
@@ -185,6 +186,9 @@ def prune(
             target's own by default.
         shortcuts: how many shortcut blocks to remove, those with the smallest mean gamma.
         mask: a pattern to zero weights by at the end, such as "2:4" (see :mod:`porter.compress.patterns`).
+        rebuild: write the model's code anew from its graph, so that sizes that its own code writes out can change. The
+            result is then a generated module of the same layers under the same names; always so for an .onnx, .pt2 or
+            TorchScript file.
         metric: gives the accuracy of a module in evaluation mode; called at every stage. A function or its name,
             "package.module:function".
         finetune: trains the pruned module, in place or returning another one; likewise.
@@ -205,7 +209,7 @@ def prune(
     pattern = parse_pattern(mask) if mask is not None else None
     if shortcuts < 0:
         raise PorterError("PT601", f"the number of shortcut blocks to remove is not negative, not {shortcuts}")
-    run = _Run(model, inputs, loading, data, metric, latency, progress)
+    run = _Run(model, inputs, loading, rebuild, data, metric, latency, progress)
     if multiple is None:
         multiple = chosen.performance.channel_multiple
     plan = run.channels_by_gamma(percent, layer_keep, scheme, multiple, skip)
@@ -219,7 +223,7 @@ def prune(
 
     options = {
         "percent": percent, "layer_keep": layer_keep, "scheme": scheme, "shortcuts": shortcuts, "multiple": multiple,
-        "skip": sorted(skip), "mask": str(pattern) if pattern else None,
+        "skip": sorted(skip), "mask": str(pattern) if pattern else None, "rebuild": rebuild,
     }  # fmt: skip
     run.say("checking for the target")
     return Pruned(
@@ -242,6 +246,7 @@ class _Run:
         model: Any,
         inputs: Any,
         loading: Mapping[str, Any],
+        rebuild: bool,
         data: Any,
         metric: Metric | str | None,
         latency: bool,
@@ -254,16 +259,15 @@ class _Run:
         self._metric = _function(metric, "--metric") if metric is not None else None
         self._latency = latency
         module = load_module(model, **loading)
-        if module is None:
+        self._rebuild = rebuild or module is None
+        if self._rebuild:
             from porter.emit.codegen import generate, load_generated
 
-            graph = load(model, inputs, **loading)
-            self.source = graph.source
+            graph = load(model if module is None else module, inputs, **(loading if module is None else {}))
             module = load_generated(generate(graph))
-            inputs = [(value.name, value.shape, value.dtype) for value in graph.inputs]
-            inputs = {name: (shape, dtype) for name, shape, dtype in inputs}
-        else:
-            self.source = Path(model).name if isinstance(model, (str, Path)) else type(module).__name__
+            inputs = {value.name: (value.shape, value.dtype) for value in graph.inputs}
+        named = isinstance(model, (str, Path))
+        self.source = Path(model).name if named else graph.source if self._rebuild else type(module).__name__
         self.module: nn.Module = copy.deepcopy(module).eval()
         gamma_layers(self.module)
         self._inputs = inputs
@@ -286,19 +290,20 @@ class _Run:
         from porter.compress.surgery import gammas, prunable
 
         values = gammas(self.module)
-        for rigid in (False, True):
-            channels = analyse(self.graph, prunable(self.module), rigid)
+        attempts: tuple[Sizes, ...] = ("rebuilt",) if self._rebuild else ("tensor", "written")
+        for sizes in attempts:
+            channels = analyse(self.graph, prunable(self.module), sizes)
             plan = make_plan(
                 channels, values, percent, layer_keep=layer_keep, scheme=scheme, multiple=multiple, skip=skip
             )
             try:
                 module = self._cut(channels, plan)
             except _Unfit as unfit:
-                if rigid:
+                if sizes == attempts[-1]:
                     raise PorterError(
                         "PT605", f"{self.source} does not run with fewer channels", str(unfit),
                         "Its code writes a channel count out. Take it from the tensor instead (x.shape[1], flatten(1), "
-                        "chunk), or keep these layers with skip.",
+                        "chunk), keep these layers with skip, or have the code written anew (rebuild).",
                     ) from None  # fmt: skip
                 continue
             break
@@ -318,6 +323,7 @@ class _Run:
     def _cut(self, channels: Channels, plan: Plan) -> nn.Module:
         """The module without the channels, proved; raises _Unfit when it is another function."""
         from porter.compress.blocks import followers
+        from porter.compress.rebuild import regenerate
         from porter.compress.surgery import cut, fold, removed_constants, silence
 
         self.say("cutting channels")
@@ -330,6 +336,8 @@ class _Run:
             made = copy.deepcopy(self.module)
             fold(made, channels, constants, behind)
             cut(made, channels, plan)
+            if self._rebuild:
+                made = regenerate(self.graph, channels, plan, made)
             error = self._difference(silent, made)
             if beta:
                 self.structure = error

@@ -205,6 +205,50 @@ def test_code_that_writes_a_size_out_falls_back_to_keeping_it():
     assert kept(prune(model, percent=0.6)) == {"a.1": 2, "b.1": 4}
 
 
+def test_rebuilt_code_follows_written_sizes():
+    """A split in uneven pieces, a slice and a flatten with written sizes, all cut; the oracle is the original."""
+
+    class Written(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = unit(3, 8), unit(6, 4), unit(6, 4)
+            self.head = nn.Linear(4 * 64, 2)
+
+        def forward(self, x):
+            x = self.a(x)
+            p, q = x.split([2, 6], 1)
+            y = self.b(q) + self.c(torch.cat((p, x[:, 4:]), 1))
+            return self.head(y.reshape(-1, 256))
+
+    model = Written()
+    silent = [0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+    set_gammas(model, a=silent, b=[0.0, 1.0, 1.0, 1.0], c=[0.0, 0.0, 1.0, 1.0])
+    with torch.no_grad():
+        for path in ("a", "b", "c"):
+            norm = model.get_submodule(path)[1]
+            norm.bias.masked_fill_(norm.weight == 0, 0)
+    before = copy.deepcopy(model).eval()
+    with pytest.raises(PorterError) as caught:
+        prune(model, percent=0.5)
+    assert caught.value.code == "PT603" and "rebuild" in caught.value.fix
+    made = prune(model, percent=0.5, rebuild=True)
+    assert kept(made) == {"a.1": 4, "b.1": 3, "c.1": 3}
+    assert made.module.b[0].weight.shape[:2] == (3, 3) and made.module.head.in_features == 3 * 64
+    x = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(made.module(x), before(x), rtol=1e-4, atol=1e-5)
+    made.module.train()(x).sum().backward()
+    assert all(p.grad is not None for p in made.module.parameters())
+
+
+def test_a_piece_of_a_split_keeps_a_channel():
+    net = RandomNet(["slice"], 1)
+    set_norms(net, 1, zeros=0.0, beta_of_zeros=True)
+    with torch.no_grad():
+        net.body[0].a[1].weight[:4] = 0
+    made = prune(net, percent=0.3, rebuild=True)
+    assert kept(made)["body.0.a.1"] >= 2 and made.structure < 1e-5
+
+
 def test_code_that_does_not_follow_is_refused():
     class Counts(Chain):
         def forward(self, x):
