@@ -16,8 +16,8 @@ the entry-point group ``porter.targets``); ``Target.load("my.toml")`` reads any 
 ``[sources.ID]``
     ``cite`` (how a reason names it), ``url``, ``about``. A ``source`` elsewhere is ``"ID"``, ``"ID:place"`` or a list.
 ``[limits.ID]``
-    a limit that several ops use by its id. With ``every = true`` each op of the file has it that runs on the
-    accelerator.
+    a limit that several ops use by its id. Without a source it has that of the op. With ``every = true`` each op of
+    the file has it that runs on the accelerator.
 ``[ops.KIND]`` and ``[[group]]`` (with ``kinds = [...]``)
     the fields of :class:`OpSupport`. A kind is named once. What a file says of a kind replaces whole what the target
     that it extends says.

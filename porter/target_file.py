@@ -303,7 +303,7 @@ def _merge(file: _Layer, seen: tuple[Path, ...]) -> _Merged:
     reader = _Reader(file, base.sources)
     for name, limit in file.data.get("limits", {}).items():
         file.table(limit, ("limits", name), _SHARED_LIMIT_KEYS, "a limit")
-        base.limits[name] = {**limit, "cited": reader.cited(limit, ("limits", name))}
+        base.limits[name] = {**limit, "cited": reader.cited(limit, ("limits", name), (None, None))}
     for name, cls in _SECTIONS.items():
         if name in file.data:
             reader.section(name, cls, base)
@@ -340,7 +340,8 @@ def _cap(base: _Merged, most: Certainty) -> None:
     for said in base.abouts.values():
         said.update({key: dataclasses.replace(about, certainty=capped(about.certainty)) for key, about in said.items()})
     for limit in base.limits.values():
-        limit["cited"] = (capped(limit["cited"][0]), limit["cited"][1])
+        certainty, source = limit["cited"]
+        limit["cited"] = (certainty and capped(certainty), source)
     for kind, op in base.ops.items():
         limits = tuple(dataclasses.replace(limit, certainty=capped(limit.certainty)) for limit in op.limits)
         base.ops[kind] = dataclasses.replace(op, certainty=capped(op.certainty), limits=limits)
@@ -354,9 +355,9 @@ class _Reader:
         self.default: tuple[Certainty, str] = ("certain", "")
         self.default = self.cited(file.data["target"], ("target",))
 
-    def cited(self, table: Mapping[str, Any], key: Sequence[Key]) -> tuple[Certainty, str]:
-        """The certainty and the citation of a table; the file's defaults where it gives none."""
-        certainty, source = self.default
+    def cited(self, table: Mapping[str, Any], key: Sequence[Key], default: Any = None) -> tuple[Certainty, str]:
+        """The certainty and the citation of a table; ``default``, or the file's own, where it gives none."""
+        certainty, source = default or self.default
         if "source" in table:
             listed = [table["source"]] if isinstance(table["source"], str) else table["source"]
             source = "; ".join(self._cite(item, (*key, "source")) for item in listed)
@@ -470,7 +471,10 @@ class _Reader:
             {name: tuple(dtypes) for name, dtypes in table.get("operand_dtypes", {}).items()},
             tuple(map(tuple, table.get("output_dtypes", ()))),
             tuple(table.get("const_inputs", ())),
-            (*self._limits(kind, table, (*key, "limits"), shared), *self._every(kind, table, key, shared)),
+            (
+                *self._limits(kind, table, (*key, "limits"), shared, source),
+                *self._every(kind, table, key, shared, source),
+            ),
             certainty,
             source,
             table.get("note", ""),
@@ -478,32 +482,36 @@ class _Reader:
             table.get("opt_in", ""),
             table.get("fallback"),
             tuple(table.get("host_dtypes", ())),
-            tuple(self._limits(kind, table, (*key, "host_limits"), shared)),
+            tuple(self._limits(kind, table, (*key, "host_limits"), shared, source)),
         )
 
     def _limits(
-        self, kind: str, table: Mapping[str, Any], key: Sequence[Key], shared: Mapping[str, Any]
+        self, kind: str, table: Mapping[str, Any], key: Sequence[Key], shared: Mapping[str, Any], source: str
     ) -> list[Limit]:
-        """The limits that ``table`` lists under the last part of ``key``."""
-        return [self._limit(kind, limit, (*key, i), shared) for i, limit in enumerate(table.get(str(key[-1]), ()))]
+        """The limits that ``table`` lists under the last part of ``key``; ``source`` is that of the op."""
+        listed = table.get(str(key[-1]), ())
+        return [self._limit(kind, limit, (*key, i), shared, source) for i, limit in enumerate(listed)]
 
     def _every(
-        self, kind: str, table: Mapping[str, Any], key: tuple[Key, ...], shared: Mapping[str, Any]
+        self, kind: str, table: Mapping[str, Any], key: tuple[Key, ...], shared: Mapping[str, Any], source: str
     ) -> list[Limit]:
         """The limits of every op that runs on the accelerator, where this one does and does not list them itself."""
         if table.get("device", "accelerator") != "accelerator" and "opt_in" not in table:
             return []
         names = [name for name, limit in shared.items() if limit.get("every") and name not in table.get("limits", ())]
-        return [self._limit(kind, name, key, shared) for name in names]
+        return [self._limit(kind, name, key, shared, source) for name in names]
 
-    def _limit(self, kind: str, limit: Any, key: tuple[Key, ...], shared: Mapping[str, Any]) -> Limit:
+    def _limit(self, kind: str, limit: Any, key: tuple[Key, ...], shared: Mapping[str, Any], source: str) -> Limit:
         file = self._file
+        own = (self.default[0], source)
         if isinstance(limit, str):
             file.one_of(limit, shared, key, "name in [limits]")
-            table, cited, at = shared[limit], shared[limit]["cited"], key
+            table, at = shared[limit], key
+            certainty, source = table["cited"][0] or own[0], table["cited"][1] or source
         else:
             table = file.table(limit, key, _LIMIT_KEYS, "a limit")
-            cited, at = self.cited(table, key), (*key, "expr")
+            at = (*key, "expr")
+            certainty, source = self.cited(table, key, own)
         for needed in ("expr", "why"):
             if needed not in table:
                 file.fail(key, f"a limit lacks {needed!r}")
@@ -511,8 +519,8 @@ class _Reader:
         return Limit(
             self._expression(table["expr"], kind, at),
             table["why"],
-            cited[0],
-            cited[1],
+            certainty,
+            source,
             None if when is None else self._expression(when, kind, (*key, "when")),
         )
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from porter.findings import Finding, OpReport, Severity
+from porter.findings import Finding, OpReport, Report, Severity
 
 if TYPE_CHECKING:
     from porter.baseline import Gate, Judged, State
     from porter.places import Places
 
-__all__ = ["Located", "distinct_reasons", "grouped", "kinds", "located", "places", "tally"]
+__all__ = ["Located", "distinct_reasons", "grouped", "kinds", "left_over", "located", "places", "tally"]
 
 _ORDER = ("unsupported", "unknown", "host", "rewrite", "fold")
 _WORST_FIRST: tuple[Severity, ...] = ("error", "warning", "note")
@@ -33,6 +33,15 @@ def grouped(ops: Sequence[OpReport]) -> list[list[OpReport]]:
         elif op.verdict != "native":
             groups.setdefault((op.verdict, op.kind, op.rewrites), []).append(op)
     return sorted(groups.values(), key=lambda g: (_ORDER.index(g[0].verdict), -len(g)))
+
+
+def left_over(report: Report) -> str:
+    """What no rewrite mends: ``2 ops``, or ``2 ops and 1 finding about the whole model``."""
+    ops = sum(op.verdict not in ("native", "fold", "rewrite") for op in report.ops)
+    whole = sum(finding.severity == "error" and not finding.kind for finding in report.findings)
+    parts = [f"{ops} op{'s' * (ops != 1)}"] if ops or not whole else []
+    parts += [f"{whole} finding{'s' * (whole != 1)} about the whole model"] if whole else []
+    return " and ".join(parts)
 
 
 def kinds(group: Sequence[OpReport]) -> str:

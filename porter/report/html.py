@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from porter.baseline import Gate
 from porter.errors import codes
 from porter.findings import VERDICTS, OpReport
-from porter.report.groups import distinct_reasons, grouped, kinds, tally
+from porter.report.groups import distinct_reasons, grouped, kinds, left_over, tally
 from porter.report.layout import lay_out
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def _said(gate: Gate) -> str:
     if report.ok:
         return f"{report.target} runs every op as it is."
     fixed = f"porter rewrite --target {report.target} makes it legal"
-    left = sum(op.verdict not in ("native", "fold", "rewrite") for op in report.ops)
-    said = fixed if report.portable else f"{left} op{'s' * (left != 1)} would be left after porter rewrite"
+    said = fixed if report.portable else f"{left_over(report)} would be left after porter rewrite"
     return f"{said}; {tally(gate)}."
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from porter.baseline import Gate, Judged
 from porter.findings import OpReport
-from porter.report.groups import distinct_reasons, grouped, kinds, places, tally
+from porter.report.groups import distinct_reasons, grouped, kinds, left_over, places, tally
 
 if TYPE_CHECKING:
     from porter.report.formats import Context
@@ -29,8 +29,7 @@ def to_markdown(gate: Gate, context: Context) -> str:
     elif report.portable:
         said = f"`porter rewrite --target {report.target}` makes it legal"
     else:
-        left = sum(op.verdict not in ("native", "fold", "rewrite") for op in report.ops)
-        said = f"{left} op{'s' * (left != 1)} would be left after `porter rewrite`"
+        said = f"{left_over(report)} would be left after `porter rewrite`"
     verdict = "passed" if gate.ok else "failed"
     title = f"### porter check {verdict}: {_text(report.model)} on {_text(report.target)} ({_text(context.title)})"
     lines = [title, "", f"{len(report.ops)} ops: {counts or 'none'}. {said[0].upper() + said[1:]}."]

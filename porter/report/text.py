@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from porter.findings import Finding, OpReport, Report, Verdict
-from porter.report.groups import distinct_reasons, grouped, kinds, places, tally
+from porter.report.groups import distinct_reasons, grouped, kinds, left_over, places, tally
 
 if TYPE_CHECKING:
     from porter.baseline import Gate
@@ -53,8 +53,7 @@ def print_report(out: Console, report: Report, target_title: str, verbose: bool 
     elif report.portable:
         out.print(f"Not as it is; [green]`porter rewrite --target {report.target}` makes it legal.[/]")
     else:
-        left = sum(op.verdict not in ("native", "fold", "rewrite") for op in report.ops)
-        out.print(f"[red]{left} op{'s' * (left != 1)} would be left after `porter rewrite`.[/]")
+        out.print(f"[red]{left_over(report)} would be left after `porter rewrite`.[/]")
 
 
 def print_gate(out: Console, gate: Gate, target_title: str, verbose: bool = False) -> None:
