@@ -147,6 +147,13 @@ def evaluate(predict: Predict, split: str = "val", limit: int | None = None, bat
     return metrics([postprocess(r) for r in rows], Shapes(split).coco(limit))
 
 
+def mean_average_precision(predict: Callable[[list[Floats]], list[Floats]]) -> float:
+    """mAP on the validation images, as ``porter quantize --dtype auto --max-drop 0.005`` calls it with ``--metric
+    examples.yolox_mlu270.evaluate:mean_average_precision``: ``predict`` takes the model's inputs and gives its outputs.
+    """
+    return evaluate(lambda images: predict([images])[0])["mAP"]
+
+
 def metrics(found: list[Detections], annotations: dict[str, Any]) -> dict[str, float]:
     """COCO metrics of one :class:`Detections` an image, against a COCO dictionary whose image ids count from 1."""
     results = [
