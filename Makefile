@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Two workers on two cores, one thread each: torch and onnxruntime would otherwise start a pool in every worker.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo demo-scale demo-prune test lint test-torch13 test-upstream bench clean
+.PHONY: demo demo-scale demo-prune test lint test-torch13 test-upstream bench bench-quantize clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,10 @@ test-upstream: $(READY)  ## Megvii's own YOLOX, unmodified (YOLOX_SOURCE=path of
 bench: $(READY)  ## speed and memory beside onnxsim, OnnxSlim and onnxscript, in one run
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/run.py
+
+bench-quantize: $(READY)  ## int8, int16 and W8A16 of eight trained models beside five other quantizers (ARGS=--help)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.quantize $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

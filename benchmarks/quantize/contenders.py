@@ -68,27 +68,36 @@ class Contender:
     @property
     def key(self) -> str:
         """A file name."""
-        return f"{self.peer}-{self.width}-{self.kind}-{self.label}".lower().replace(" ", "_").replace(",", "").replace("/", "_")
+        return (
+            f"{self.peer}-{self.width}-{self.kind}-{self.label}".lower()
+            .replace(" ", "_")
+            .replace(",", "")
+            .replace("/", "_")
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def _of(peer: str, environment: str, script: str, *rows: tuple[Width, Literal["default", "best"], str, dict[str, Any]]) -> list[Contender]:
+def _of(
+    peer: str, environment: str, script: str, *rows: tuple[Width, Literal["default", "best"], str, dict[str, Any]]
+) -> list[Contender]:
     return [Contender(peer, environment, script, width, kind, label, settings) for width, kind, label, settings in rows]
 
 
 CONTENDERS = (
     *_of(
         "porter", "porter", "porter",
-        ("int8", "default", "target onnxruntime", {}),
-        ("int16", "default", "target onnxruntime", {}),
-        ("w8a16", "default", "target onnxruntime", {}),
+        ("int8", "default", "min-max", {}),
+        ("int8", "best", "mix", {"observer": "mix"}),
+        ("int8", "best", "mix, bias correction", {"observer": "mix", "bias_correction": True}),
+        ("int16", "default", "min-max", {}),
+        ("w8a16", "default", "min-max", {}),
     ),
     *_of(
         "porter for mlu270", "porter", "porter",
         ("int8", "default", "per tensor", {"target": "mlu270"}),
-        ("int8", "best", "per channel, mix", {"target": "mlu270", "per_channel": True, "observer": "mix"}),
+        ("int8", "best", "mix", {"target": "mlu270", "observer": "mix"}),
         ("int16", "default", "per tensor", {"target": "mlu270"}),
     ),
     *_of(
@@ -96,9 +105,7 @@ CONTENDERS = (
         ("int8", "default", "min-max", {}),
         ("int8", "best", "per channel, percentile", {"per_channel": True, "calibrate_method": "Percentile"}),
         ("int8", "best", "per channel, entropy", {"per_channel": True, "calibrate_method": "Entropy"}),
-        ("int8", "best", "per channel, uint8", {"per_channel": True, "activation_type": "QUInt8"}),
         ("int16", "default", "min-max", {}),
-        ("w8a16", "default", "min-max", {}),
         ("w8a16", "best", "per channel", {"per_channel": True}),
     ),
     *_of(
@@ -110,14 +117,13 @@ CONTENDERS = (
         "AIMET", "aimet", "aimet",
         ("int8", "default", "min-max", {}),
         ("int8", "best", "equalized, tf_enhanced", {"equalize": True, "quant_scheme": "tf_enhanced"}),
-        ("int8", "best", "sequential MSE, tf_enhanced", {"seq_mse": 20, "quant_scheme": "tf_enhanced"}),
         ("int16", "default", "min-max", {}),
         ("w8a16", "default", "min-max", {}),
     ),
     *_of(
         "Quark", "quark", "quark",
         ("int8", "default", "A8W8", {}),
-        ("int8", "best", "A8W8, AdaRound", {"config": "A8W8_ADAROUND_QCONFIG"}),
+        ("int8", "best", "per channel, equalized", {"per_channel": True, "equalize": True}),
         ("int16", "default", "Int16Spec", {}),
         ("w8a16", "default", "A16W8", {}),
     ),
@@ -136,7 +142,7 @@ def prepare(environment: Environment) -> tuple[str, str]:
         folder = environment.python.parents[1]
         for command in (
             [sys.executable, "-m", "venv", str(folder)],
-            [str(environment.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *environment.requirements],
+            [str(environment.python), "-m", "pip", "install", "--quiet", *environment.requirements],
         ):  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:

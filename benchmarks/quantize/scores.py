@@ -10,7 +10,17 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Boxes", "Nearness", "agreement", "detection_f1", "distances", "greedy_text", "mask_iou", "nearness", "picodet"]
+__all__ = [
+    "Boxes",
+    "Nearness",
+    "agreement",
+    "detection_f1",
+    "distances",
+    "greedy_text",
+    "mask_iou",
+    "nearness",
+    "picodet",
+]
 
 Array = npt.NDArray[np.float32]
 

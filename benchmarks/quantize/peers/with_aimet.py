@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""aimet_onnx. Settings: ``quant_scheme``; ``equalize`` (cross-layer equalization first); ``seq_mse`` (sequential MSE
-of the weights, candidates); ``adaround`` (iterations a layer)."""
+"""aimet_onnx. Settings: ``quant_scheme``; ``equalize`` (cross-layer equalization first)."""
 
 from __future__ import annotations
 
 import onnx
-from aimet_onnx import QuantizationSimModel, apply_adaround, apply_seq_mse
+from aimet_onnx import QuantizationSimModel
 from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
 from aimet_onnx.cross_layer_equalization import equalize_model
 from job import Job, main
@@ -24,12 +23,7 @@ def quantize(job: Job) -> None:
         model, param_type=weights, activation_type=activations,
         quant_scheme=job.settings.get("quant_scheme", "min_max"),
     )  # fmt: skip
-    feeds = job.feeds()
-    if "seq_mse" in job.settings:
-        apply_seq_mse(sim, feeds, job.settings["seq_mse"])
-    if "adaround" in job.settings:
-        apply_adaround(sim, feeds, job.settings["adaround"])
-    sim.compute_encodings(feeds)
+    sim.compute_encodings(job.feeds())
     onnx.save(sim.to_onnx_qdq(), job.out)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""onnxruntime.quantization.quantize_static. Settings: ``options`` of that function, by the names of its enumerations."""
+"""onnxruntime.quantization.quantize_static. Settings: its options, by the names of its enumerations."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AMD Quark on ONNX. Settings: ``config`` (the name of one of its own), ``equalize`` (cross-layer equalization first)."""
+"""AMD Quark on ONNX: its A8W8 and A16W8 configurations. Settings: ``per_channel`` (weights), ``equalize`` (cross-layer
+equalization first)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import onnx
 from job import Job, main
 from onnxruntime.quantization import CalibrationDataReader
 from quark import onnx as quark
-from quark.onnx.quantization.config.spec import Int16Spec, QLayerConfig
+from quark.onnx.quantization.config.spec import Int8Spec, Int16Spec, QLayerConfig, QuantGranularity
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -30,12 +31,14 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantize(job: Job) -> None:
-    name = job.settings.get("config", {"int8": "A8W8_QCONFIG"}.get(job.width, "A16W8_QCONFIG"))
-    config = getattr(quark, name)
-    if job.width == "int16":
-        config.global_config = QLayerConfig(activation=Int16Spec(), weight=Int16Spec())
+    config = quark.A8W8_QCONFIG if job.width == "int8" else quark.A16W8_QCONFIG
+    granularity = QuantGranularity.Channel if job.settings.get("per_channel") else QuantGranularity.Tensor
+    weight = Int16Spec if job.width == "int16" else Int8Spec
+    config.global_config = QLayerConfig(
+        activation=config.global_config.activation, weight=weight(quant_granularity=granularity)
+    )
     if job.settings.get("equalize"):
-        config.algo_config = [quark.CLEConfig(), *config.algo_config]
+        config.algo_config.append(quark.CLEConfig())
     quark.ModelQuantizer(config).quantize_model(onnx.load(job.model), job.out, Reader(job))
 
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results as markdown: who is ahead, model by model, and everything that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from .cases import Case, Scores
+from .measure import Result
+
+__all__ = ["LEVEL", "full", "installed", "markdown", "summary"]
+
+OURS = "porter"
+#: Two figures of a task metric (0..1) this near are level. With the 24 to 300 held-out items of a model, one item is
+#: 0.003 to 0.007 of most metrics.
+LEVEL = 0.01
+_WIDTHS = {
+    "int8": "int8 weights and activations",
+    "int16": "int16 weights and activations",
+    "w8a16": "int8 weights, int16 activations",
+}
+
+Floats = Mapping[str, Scores]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table; the first column is text, the others are aligned to the right."""
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _first(scores: Scores) -> float:
+    return next(iter(scores.values()))
+
+
+def _peer(result: Result) -> str:
+    return str(result.contender["peer"])
+
+
+def _best(results: Iterable[Result]) -> Result | None:
+    """The highest task metric, then the highest SQNR; None when all failed."""
+    done = [r for r in results if r.scores]
+    return max(done, key=lambda r: (round(_first(r.scores), 4), r.sqnr), default=None)
+
+
+def _verdict(ours: Result | None, other: Result | None) -> str:
+    if ours is None:
+        return "**porter failed**"
+    if other is None:
+        return "ahead"
+    apart = _first(ours.scores) - _first(other.scores)
+    return "level" if abs(apart) <= LEVEL else "ahead" if apart > 0 else "**behind**"
+
+
+def _cell(result: Result | None) -> str:
+    return "failed" if result is None else f"{_first(result.scores):.3f} ({result.sqnr:.1f} dB)"
+
+
+def summary(cases: Sequence[Case], floats: Floats, results: Sequence[Result], width: str) -> str:
+    """One row a model: float, porter's default, every peer's better figure of its settings, and the verdict."""
+    mine = [r for r in results if r.contender["width"] == width]
+    peers = list(dict.fromkeys(_peer(r) for r in mine if not _peer(r).startswith(OURS)))
+    rows = []
+    for case in cases:
+        found = [r for r in mine if r.case == case.name]
+        ours = _best(r for r in found if _peer(r) == OURS and r.contender["kind"] == "default")
+        others = {peer: _best(r for r in found if _peer(r) == peer) for peer in peers}
+        rows.append([
+            f"{case.title}: {case.metric}", f"{_first(floats[case.name]):.3f}", _cell(ours),
+            *(_cell(others[peer]) for peer in peers), _verdict(ours, _best(r for r in others.values() if r)),
+        ])  # fmt: skip
+    return table(["model: metric", "float", "porter", *peers, "porter is"], rows)
+
+
+def counts(cases: Sequence[Case], results: Sequence[Result], width: str) -> str:
+    """In how many models porter's default is ahead of, level with and behind each row of the peers."""
+    mine = [r for r in results if r.contender["width"] == width]
+    rows = []
+    for peer, kind, label in dict.fromkeys((_peer(r), r.contender["kind"], r.contender["label"]) for r in mine):
+        if peer.startswith(OURS):
+            continue
+        tally = {"ahead": 0, "level": 0, "behind": 0, "failed": 0}
+        for case in cases:
+            found = [r for r in mine if r.case == case.name]
+            ours = _best(r for r in found if _peer(r) == OURS and r.contender["kind"] == "default")
+            other = next((r for r in found if _peer(r) == peer and r.contender["label"] == label), None)
+            if other is None:
+                continue
+            tally["failed" if not other.scores else _verdict(ours, other).strip("*").removeprefix("porter ")] += 1
+        rows.append([f"{peer}, {kind}: {label}", *map(str, tally.values())])
+    return table(["against", "porter ahead", "level", "porter behind", "it failed"], rows)
+
+
+def full(case: Case, float_scores: Scores, results: Sequence[Result]) -> str:
+    """Every contender on one model."""
+    found = [r for r in results if r.case == case.name]
+    names = list(float_scores)
+    head = ["contender", "width", *names, "SQNR, dB", "worst column, dB", "cosine", "s", "CPU s", "MB"]
+    rows = [["float", "float32", *(f"{float_scores[name]:.3f}" for name in names), "", "", "", "", "", ""]]
+    for r in found:
+        who = f"{_peer(r)}, {r.contender['kind']}: {r.contender['label']}"
+        if not r.scores:
+            rows.append([who, r.contender["width"], f"failed: {r.failure}", *[""] * (len(head) - 3)])
+            continue
+        worst = min(o["worst_column"] for o in r.outputs.values())
+        rows.append([
+            who, r.contender["width"], *(f"{r.scores[name]:.3f}" for name in names), f"{r.sqnr:.1f}",
+            f"{worst:.1f}", f"{r.cosine:.5f}", f"{r.wall:.0f}", f"{r.cpu:.0f}", f"{r.megabytes:.0f}",
+        ])  # fmt: skip
+    return table(head, rows)
+
+
+def installed(versions: Mapping[str, tuple[str, str]]) -> str:
+    """The contenders' versions, or why they are not there."""
+    return table(
+        ["contender", "version"],
+        [[name, version or f"not installed: {why}"] for name, (version, why) in versions.items()],
+    )
+
+
+def markdown(
+    cases: Sequence[Case], floats: Floats, results: Sequence[Result], versions: Mapping[str, tuple[str, str]]
+) -> str:
+    """Everything, from the verdicts to the last figure."""
+    parts = [installed(versions)]
+    for width, words in _WIDTHS.items():
+        if any(r.contender["width"] == width for r in results):
+            parts += [f"### {width}: {words}", summary(cases, floats, results, width), counts(cases, results, width)]
+    parts.append("### Every figure")
+    for case in cases:
+        parts += [f"#### {case.title}", full(case, floats[case.name], results)]
+    return "\n\n".join(parts)
