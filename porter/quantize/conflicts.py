@@ -13,8 +13,9 @@ from porter.quantize.calibrate import Calibration
 from porter.quantize.encodings import Encoding, Encodings
 from porter.quantize.numerics import Dtype
 from porter.quantize.plan import Plan, Site
+from porter.quantize.scheme import PRODUCTS
 
-__all__ = ["Conflict", "Join", "conflicts", "joined_parts", "joins", "wide_pins"]
+__all__ = ["LEVELS", "Conflict", "Join", "before_products", "conflicts", "joined_parts", "joins", "wide_pins"]
 
 #: Kinds that move values without changing any: what joins behind them shares the scale of what comes out.
 _MOVES = frozenset({"reshape", "flatten", "permute", "squeeze", "unsqueeze", "identity", "expand", "repeat", "pad"})
@@ -25,7 +26,8 @@ LEVELS = 8
 @dataclass(slots=True)
 class Join:
     """A concatenation whose parts end up under one scale: in the input of ``site``, in the integer tensor ``value``, or
-    (``integer`` False) in an output that stays in float.
+    (``integer`` False) in an output that stays in float. ``inner``: a product behind it reads what it joins, so that it
+    is no part of the decoding of outputs.
     """
 
     value: Value
@@ -33,6 +35,7 @@ class Join:
     parts: list[Value]
     site: Site | None
     integer: bool
+    inner: bool
 
 
 @dataclass(slots=True)
@@ -81,11 +84,21 @@ def joins(graph: Graph, plan: Plan) -> list[Join]:
         ]
     ends += [(value, None, False) for value in graph.outputs if value.name not in plan.integers]
     found = []
+    needed = before_products(graph)
     for value, site, integer in ends:
         parts = joined_parts(producers, value)
         if parts is not None:
-            found.append(Join(value, *parts, site, integer))
+            found.append(Join(value, *parts, site, integer, value.name in needed))
     return found
+
+
+def before_products(graph: Graph) -> set[str]:
+    """The names of the values that a product needs, directly or not."""
+    needed: set[str] = set()
+    for op in reversed(graph.ops()):
+        if op.kind in PRODUCTS or any(out.name in needed for out in op.outputs):
+            needed.update(value.name for value in op.operands)
+    return needed
 
 
 def conflicts(
@@ -119,7 +132,9 @@ def conflicts(
         )
         if join.integer:
             message = f"{join.site.path if join.site is not None else join.value.name}: {who}"
-            fix = "Use int16 there (--outputs int16), or quantize before they are joined (--outputs separate or cut)."
+            fix = "Give it 16 bits (--outputs int16)."
+            if not join.inner:
+                fix = f"Quantize before they are joined (--outputs separate or cut), or: {fix}"
         else:
             message = f"output {join.value.name} stays in float on {target}, so nothing is lost there; {who}"
             fix = ""

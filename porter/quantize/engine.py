@@ -168,19 +168,11 @@ def quantize(
     host = None
     if outputs in ("separate", "cut"):
         graph, host = divide(graph, scheme, outputs, opened.take(_PROOF))
-    mixed = None
-    width = dtype
     asked = {"equalize": equalize, "adaround": adaround, "bias_correction": bias_correction}
     passes = [name for name in PASSES if asked[name]]
-    if encodings is not None and (passes or dtype == AUTO):
-        raise PorterError(
-            "PT453", f"encodings made elsewhere are used as they are; {', '.join(passes) or AUTO} would change them",
-            fix="Leave one of the two out.",
-        )  # fmt: skip
-    if dtype == AUTO or (min_sqnr, max_drop, metric) != (None, None, None):
-        budget = Budget(min_sqnr, max_drop, metric)
-        if dtype != AUTO:
-            raise PorterError("PT461", f"the budget ({budget}) is for {AUTO}, not {dtype}", fix=f"Take --dtype {AUTO}.")
+    budget = _budget(dtype, passes, encodings is not None, (min_sqnr, max_drop, metric))
+    mixed, width = None, dtype
+    if budget is not None:
         mixed = mixed_precision(graph, target, scheme, opened, observer, budget, pins=pinned, progress=progress)
         findings += mixed.findings
         width, pinned = mixed.base, {**mixed.pins, **pinned}
@@ -209,8 +201,9 @@ def quantize(
         adopted = adopt(encodings, graph, planned, findings) if encodings is not None else None
         found = encode(graph, planned, calibration, len(opened), findings, adopted)
         if outputs == "int16":
-            wide = wide_pins(planned, conflicts(joined, calibration, found, base, target.name), scheme.wide().name)
-            planned = plan(graph, scheme, width=width, pins={**wide, **pinned})
+            lost = conflicts(joined, calibration, found, base, target.name)
+            pinned = {**wide_pins(planned, lost, scheme.wide().name), **pinned}
+            planned = plan(graph, scheme, width=width, pins=pinned)
             found = encode(graph, planned, calibration, len(opened), [], adopted)
     reference = graph
     if passes:
@@ -237,12 +230,24 @@ def quantize(
     findings += judge_outputs(report)
     notes(report, graph, planned)
     report.notes += [str(step) for step in improved.steps] if passes else []
-    if host is not None:
-        names = ", ".join(value.name for value in graph.outputs)
-        report.notes.append(
-            f"The device's part ends at {names}; the host's part computes the model's own outputs from there, proved "
-            f"on {host.samples} samples with an error of at most {host.error:.2g} of an output's range."
-        )
+    report.notes += [str(host)] if host is not None else []
     if state is not None:
         state.unlink(missing_ok=True)
     return Quantized(simulated, graph, target, found, report, first, opened.preprocess, host, mixed)
+
+
+def _budget(
+    dtype: str, passes: Sequence[str], given: bool, wanted: tuple[float | None, float | None, Metric | None]
+) -> Budget | None:
+    """What mixed precision must reach; None for one width. Raises PT453 or PT461 where options exclude each other."""
+    if given and (passes or dtype == AUTO):
+        raise PorterError(
+            "PT453", f"encodings made elsewhere are used as they are; {', '.join(passes) or AUTO} would change them",
+            fix="Leave one of the two out.",
+        )  # fmt: skip
+    if dtype != AUTO and wanted == (None, None, None):
+        return None
+    budget = Budget(*wanted)
+    if dtype != AUTO:
+        raise PorterError("PT461", f"the budget ({budget}) is for {AUTO}, not {dtype}", fix=f"Take --dtype {AUTO}.")
+    return budget

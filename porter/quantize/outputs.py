@@ -17,7 +17,7 @@ import numpy as np
 from porter.errors import PorterError
 from porter.graph import Graph
 from porter.ops import Array, Op, Value
-from porter.quantize.conflicts import joined_parts
+from porter.quantize.conflicts import before_products, joined_parts
 from porter.quantize.scheme import PRODUCTS, Scheme
 
 __all__ = ["HostPart", "Outputs", "divide"]
@@ -39,6 +39,14 @@ class HostPart:
     graph: Graph
     error: float
     samples: int
+
+    def __str__(self) -> str:
+        own = {value.name for value in self.graph.outputs}
+        ends = ", ".join(value.name for value in self.graph.inputs if value.name not in own)
+        return (
+            f"The device's part ends at {ends}; the host's part computes the model's own outputs from there, proved on "
+            f"{self.samples} samples with an error of at most {self.error:.2g} of an output's range."
+        )
 
 
 def divide(graph: Graph, scheme: Scheme, how: Outputs, samples: Sequence[Sequence[Array]]) -> tuple[Graph, HostPart]:
@@ -74,14 +82,9 @@ def _before_decoding(graph: Graph, scheme: Scheme) -> Iterator[str]:
     """The values at which the decoding starts: made by what a product depends on, read by what no product does."""
     ops = graph.ops()
     readers = graph.uses()
-    feeding: set[str] = set()  # values that a product needs, directly or not
-    late: set[int] = set()
+    needed = before_products(graph)
     producers = graph.producers()
-    for op in reversed(ops):
-        if op.kind in PRODUCTS or any(out.name in feeding for out in op.outputs):
-            feeding.update(value.name for value in op.operands)
-        else:
-            late.add(id(op))
+    late = {id(op) for op in ops if op.kind not in PRODUCTS and not any(out.name in needed for out in op.outputs)}
     for op in ops:  # what a device computes inside the product before it stays with it
         source = producers.get(op.operands[0].name) if op.operands else None
         if source is None or op.kind not in scheme.table.fused_followers or readers[op.operands[0].name] > 1:
