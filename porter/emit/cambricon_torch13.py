@@ -18,6 +18,7 @@ import numpy as np
 
 from porter.checkpoint import write_checkpoint
 from porter.emit.codegen import Generated, generate, load_generated, validate_generated
+from porter.errors import PorterError
 
 if TYPE_CHECKING:
     from porter.emit.bundle import Job
@@ -33,10 +34,18 @@ def write(job: Job, folder: Path) -> dict[str, Any]:
     """Fill ``folder``; returns the keys that this kind adds to the manifest.
 
     Raises:
-        PorterError: PT340 and PT341 (see :mod:`porter.emit.codegen`); PT413, PT519 from the weights.
+        PorterError: PT340 and PT341 (see :mod:`porter.emit.codegen`); PT413, PT519 from the weights;
+            PT463 when a quantized model has layers of several widths.
     """
     import torch
 
+    for made in job.quantized:
+        widths = sorted({layer.width for layer in made.encodings.layers.values()})
+        if len(widths) > 1:
+            raise PorterError(
+                "PT463", f"the layers have {' and '.join(widths)}, and torch_mlu's quantizer is told one dtype for all",
+                fix="Give quantized models of one dtype each.",
+            )  # fmt: skip
     weights = "weights_float.pt"
     generated = generate(job.graph, job.name, weights)
     errors = validate_generated(generated, job.cases)

@@ -17,7 +17,7 @@ import numpy as np
 from porter.data import Data
 from porter.findings import Finding
 from porter.graph import Graph
-from porter.ops import Array
+from porter.ops import Array, numpy_dtype
 from porter.quantize.adaround import adaround
 from porter.quantize.bias_correction import bias_correct
 from porter.quantize.encodings import Encodings
@@ -34,8 +34,9 @@ __all__ = ["PASSES", "Improved", "Step", "fidelity", "improve"]
 PASSES = ("equalize", "adaround", "bias_correction")
 #: Bytes of values that a pass may hold, for the float model and for the simulation.
 _HELD = 2**29
-#: Samples that a pass learns from, and samples that judge it, at most.
-_SEEN, _JUDGES = 64, 16
+#: Samples that a pass learns from, and samples that judge it, at most; and bytes that all of them may take.
+_SEEN, _JUDGES = 64, 64
+_ITEMS = 2**28
 #: A pass that loses less than this is neutral, and stays (dB).
 _NEUTRAL = 0.05
 #: A column that is equal counts as this good (dB), so that one of many cannot outweigh the others.
@@ -44,16 +45,18 @@ _CAP = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One pass: the fidelity (:func:`fidelity`, dB) of the quantized model before and after it, whether it stays, and
-    what it did in a few words."""
+    """One pass: the fidelity (:func:`fidelity`, dB) of the quantized model before and after it, whether it stays (None
+    where it found nothing to do), and what it did in a few words."""
 
     name: str
     before: float
     after: float
-    kept: bool
+    kept: bool | None
     what: str
 
     def __str__(self) -> str:
+        if self.kept is None:
+            return f"{self.name}: nothing to do ({self.what})"
         outcome = "kept" if self.kept else "taken back"
         return f"{self.name}: {self.before:.2f} dB to {self.after:.2f} dB, {outcome} ({self.what})"
 
@@ -114,8 +117,8 @@ def improve(
     Args:
         graph: the float model.
         encodings: of ``graph``.
-        data: the calibration samples. Up to 16 judge, up to 64 others are learned from; with fewer than two samples
-            the one does both.
+        data: the calibration samples. A third of them judges (64 at most), others are learned from (64 at most); with
+            fewer than two samples the one does both.
         passes: of :data:`PASSES`.
         calibrated: finds the encodings of another graph on the same data; for equalization, which changes ranges.
         insert: the simulation of a graph under its encodings.
@@ -135,7 +138,7 @@ def improve(
         else:
             candidate, what = _corrected(made, simulated, seen, progress)
         if candidate is None:
-            made.steps.append(Step(name, score, score, False, what))
+            made.steps.append(Step(name, score, score, None, what))
             continue
         trial = insert(candidate.graph, candidate.encodings)
         after = fidelity(graph, trial, judges)
@@ -157,9 +160,10 @@ def improve(
 
 def _split(data: Data, most: int) -> tuple[list[list[Array]], list[list[Array]]]:
     """Samples that judge, and samples to learn from: apart where there are two or more."""
-    items = data.take(min(most, _SEEN) + _JUDGES)
-    judges = items[: max(1, min(_JUDGES, len(items) // 3))]
-    return judges, items[len(judges) :][:most] or judges
+    size = sum(math.prod(value.shape or ()) * numpy_dtype(value.dtype or "float32").itemsize for value in data.inputs)
+    items = data.take(max(2, min(_SEEN + _JUDGES, _ITEMS // max(size, 1))))
+    judges = items[: max(1, len(items) // 3)]
+    return judges, items[len(judges) :][: min(most, _SEEN)] or judges
 
 
 def _equalized(

@@ -217,6 +217,13 @@ def test_what_cannot_be_made_is_said_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_layers_of_several_widths_make_no_bundle(tmp_path: Path) -> None:
+    made = quantized("int8", pins={"fc": "int16"})
+    with pytest.raises(PorterError, match="PT463.*int16 and int8"):
+        emit(graph(), MLU270, tmp_path / "b", inputs=samples(1), quantized=made)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_artifact_names_the_nearest(tmp_path: Path) -> None:
     assert MLU270.artifact is not None
     odd = replace(MLU270, artifact=replace(MLU270.artifact, kind="onxn"))
