@@ -372,6 +372,8 @@ def emit(
     graph = load(model, inputs, **loading)
     if not force:
         _require_legal(graph, chosen, "emit")
+    if quantized:
+        graph = _quantizable(graph, chosen)
     return emit(
         graph,
         chosen,
@@ -422,9 +424,10 @@ def port(
         return Ported(rewritten)
     quantized = []
     if data is not None:
+        prepared = _quantizable(rewritten.graph, chosen)
         for dtype in dtypes:
             count = partial(_say_sample, say, dtype)
-            quantized.append(quantize(rewritten.graph, chosen, dtype, data, progress=count))
+            quantized.append(quantize(prepared, chosen, dtype, data, progress=count))
     say("writing the bundle")
     # The rewrite has just shown that every op is legal: force saves judging them all again.
     bundle = emit(rewritten.graph, chosen, out, quantized=quantized, rewritten=rewritten,

@@ -89,10 +89,14 @@ class Builder:
         """How many times the graph reads ``value``, graph outputs included."""
         return self._around.uses(value)
 
-    def merge_origin(self, *ops: Op) -> None:
-        """Say that the ops built so far and from now on also replace ``ops`` (a rule that looks upstream)."""
-        rule = self._origin.rules[-1]
-        self._origin = self._origin.after(rule, *(op.origin for op in ops))
+    def merge_origin(self, *ops: Op, lead: bool = False) -> None:
+        """Say that the ops built so far and from now on also replace ``ops`` (a rule that looks upstream).
+
+        With ``lead`` they are the first of ``ops``, changed: its line and its module are theirs.
+        """
+        rule, others = self._origin.rules[-1], [op.origin for op in ops]
+        first, *rest = [*others, self._origin] if lead else [self._origin, *others]
+        self._origin = first.after(rule, *rest)
         for built in self.ops:
             built.origin = self._origin
 

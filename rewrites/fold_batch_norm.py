@@ -46,5 +46,5 @@ def fold_batch_norm(b: Builder, op: Op) -> Any:
     else:
         scaled = old * factor.reshape(-1, *(1,) * (old.ndim - 1))
     shift = offset + (0.0 if bias is None else data(bias, "bias") * factor)
-    b.merge_origin(layer)
+    b.merge_origin(layer, lead=True)
     return b.op(layer.kind, (x, b.const(scaled, str(old.dtype)), b.const(shift, str(old.dtype))), **layer.attrs)

@@ -52,3 +52,24 @@ def test_a_weight_from_an_input_stays():
     }"""
     graph = porter.load(models.model(body))
     assert with_constant_operands(graph, {"conv2d"}) is graph
+
+
+def test_a_bundle_of_a_model_with_batch_norms(tmp_path):
+    """Where tensors are integers the batch norms are folded: in the quantized model, and in the bundle alike."""
+    body = """net (float[1, 3, 8, 8] x) => (float[1, 4, 8, 8] out) {
+        a = Conv <pads = [1, 1, 1, 1], kernel_shape = [3, 3]> (x, w)
+        out = BatchNormalization (a, s, b, m, v)
+    }"""
+    rng = np.random.default_rng(5)
+    weights = {"w": rng.standard_normal((4, 3, 3, 3)), "s": rng.random(4), "b": rng.random(4), "m": rng.random(4),
+               "v": 1 + rng.random(4)}  # fmt: skip
+    model = models.model(body, weights={name: array.astype(np.float32) for name, array in weights.items()})
+    data = [[np.random.default_rng(seed).random((1, 3, 8, 8), np.float32)] for seed in range(3)]
+    made = porter.quantize(model, "onnxruntime", data, dtype="int8")
+    bundle = porter.emit(model, "onnxruntime", tmp_path / "out", quantized=[made])
+    assert [op.kind for op in porter.load(bundle.path / "model.onnx").ops()] == ["conv2d"]
+    ported = porter.port(model, "onnxruntime", data, tmp_path / "ported", dtypes=["int8"])
+    assert ported.bundle is not None
+    x = data[0]
+    first, second = (porter.load(path / "model_int8.onnx").run(x)[0] for path in (bundle.path, ported.bundle.path))
+    np.testing.assert_array_equal(first, second)
