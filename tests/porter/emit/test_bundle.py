@@ -16,6 +16,7 @@ import pytest
 import torch
 from emit_models import bundle, detector, graph, quantized, samples
 
+import porter
 from porter.emit import bundle as bundles
 from porter.emit.bundle import Bundle, emit
 from porter.emit.python35 import newer_than_35
@@ -218,9 +219,9 @@ def test_what_cannot_be_made_is_said_before_anything_is_written(
 
 
 def test_layers_of_several_widths_make_no_bundle(tmp_path: Path) -> None:
-    made = quantized("int8", pins={"fc": "int16"})
-    with pytest.raises(PorterError, match="PT463.*int16 and int8"):
-        emit(graph(), MLU270, tmp_path / "b", inputs=samples(1), quantized=made)
+    made = porter.quantize(graph(), "mlu270", samples(2), dtype="int8", pins={"fc": "int16"})
+    with pytest.raises(PorterError, match=r"PT463.*int16 and int8"):
+        emit(graph(), MLU270, tmp_path / "b", inputs=samples(1), quantized=[made])
     assert list(tmp_path.iterdir()) == []
 
 
