@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from porter.compress.masks import Plan, Scheme
     from porter.compress.patterns import MaskedLayer, Pattern
     from porter.graph import Graph
-    from porter.latency import Measured
+    from porter.latency import Measured, Rates
     from porter.target import Target
 
 __all__ = ["BlockReport", "LayerReport", "Pruned", "Stage", "prune"]
@@ -62,13 +62,15 @@ class BlockReport:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """The model at one point: ``parameters`` and ``macs`` counted on the captured graph, ``metric`` by the user's own
-    function, ``latency`` by onnxruntime on this machine; None where it was not asked for."""
+    function, ``latency`` by onnxruntime on this machine, ``estimate`` the roofline of the target in milliseconds; None
+    where it was not asked for, or the target's file has no rates."""
 
     name: str
     parameters: int
     macs: int
     metric: float | None
     latency: Measured | None
+    estimate: float | None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -77,6 +79,7 @@ class Stage:
             "macs": self.macs,
             "metric": self.metric,
             "latency": self.latency.to_json() if self.latency is not None else None,
+            "estimated_milliseconds": self.estimate,
         }
 
 
@@ -86,6 +89,7 @@ class Pruned:
 
     module: the user's module with fewer channels and layers, in evaluation mode.
     graph: captured from it.
+    rates: of the stages' estimates, such as "mlu270 at int8".
     report: the verdict of every op of it on the target.
     structure: the largest difference, as a share of an output's range, between the pruned model and the original with
         gamma and beta of the removed channels at 0. They are the same function: only rounding differs.
@@ -102,6 +106,7 @@ class Pruned:
     layers: tuple[LayerReport, ...]
     blocks: tuple[BlockReport, ...]
     masked: tuple[MaskedLayer, ...]
+    rates: str | None
     stages: tuple[Stage, ...]
     structure: float
     folding: float
@@ -127,6 +132,7 @@ class Pruned:
                 {"layers": list(b.paths), "mean_gamma": b.mean_gamma, "lost_at": list(b.lost_at)} for b in self.blocks
             ],
             "masks": [{"layer": m.path, "density": m.density} for m in self.masked],
+            "rates": self.rates,
             "stages": [stage.to_json() for stage in self.stages],
             "error": {"structure": self.structure, "folding": self.folding},
             "findings": [finding.to_json() for finding in self.findings],
@@ -199,7 +205,7 @@ def prune(
         loading: ``factory``, ``factory_args``, ``run_pickled_code``.
 
     Raises:
-        PorterError: PT600 to PT609: the model has no batch norm, an option is out of range, a layer would be emptied,
+        PorterError: PT600 to PT608: the model has no batch norm, an option is out of range, a layer would be emptied,
             nothing can go, the model's code does not follow; and as :func:`porter.loading.load`.
     """
     from porter.compress.patterns import apply_pattern, parse_pattern
@@ -209,7 +215,7 @@ def prune(
     pattern = parse_pattern(mask) if mask is not None else None
     if shortcuts < 0:
         raise PorterError("PT601", f"the number of shortcut blocks to remove is not negative, not {shortcuts}")
-    run = _Run(model, inputs, loading, rebuild, data, metric, latency, progress)
+    run = _Run(model, inputs, loading, rebuild, data, metric, latency, _rates(chosen), progress)
     if multiple is None:
         multiple = chosen.performance.channel_multiple
     plan = run.channels_by_gamma(percent, layer_keep, scheme, multiple, skip)
@@ -229,6 +235,7 @@ def prune(
     return Pruned(
         module=run.module, graph=run.graph, target=chosen.name, model=run.source, options=options,
         threshold=plan.threshold, limit=plan.limit, layers=run.layers, blocks=blocks, masked=masked,
+        rates=run.rates.name if run.rates is not None else None,
         stages=tuple(run.stages), structure=run.structure, folding=run.folding, report=check(run.graph, chosen),
         findings=tuple(run.findings),
     )  # fmt: skip
@@ -250,6 +257,7 @@ class _Run:
         data: Any,
         metric: Metric | str | None,
         latency: bool,
+        rates: Rates | None,
         progress: Progress | None,
     ) -> None:
         from porter.compress.sparsity import gamma_layers
@@ -258,6 +266,7 @@ class _Run:
         self.say: Progress = progress or (lambda _text: None)
         self._metric = _function(metric, "--metric") if metric is not None else None
         self._latency = latency
+        self.rates = rates
         module = load_module(model, **loading)
         self._rebuild = rebuild or module is None
         if self._rebuild:
@@ -405,7 +414,7 @@ class _Run:
 
     def _note(self, name: str) -> None:
         """Count the captured graph; ask the user's metric and onnxruntime where they are wanted."""
-        from porter.latency import count, measure
+        from porter.latency import count, estimate, measure
 
         counts = count(self.graph)
         metric = None
@@ -414,7 +423,9 @@ class _Run:
             metric = _number(self._metric(copy.deepcopy(self.module)))
         self.say(f"timing {name}")
         timed = measure(self.graph) if self._latency else None
-        self.stages.append(Stage(name, sum(c.params for c in counts), sum(c.macs for c in counts), metric, timed))
+        estimated = estimate(self.graph, self.rates).milliseconds if self.rates is not None else None
+        parameters, macs = sum(c.params for c in counts), sum(c.macs for c in counts)
+        self.stages.append(Stage(name, parameters, macs, metric, timed, estimated))
 
     def _tensors(self, data: Any) -> list[tuple[Tensor, ...]]:
         """Random inputs, and the first of the user's."""
@@ -445,7 +456,10 @@ class _Run:
                     if want.shape != got.shape:
                         raise _Unfit(f"an output is {tuple(got.shape)}, not {tuple(want.shape)}")
                     spread = float(want.max() - want.min()) or 1.0
-                    worst = max(worst, float((got.double() - want.double()).abs().max()) / spread)
+                    error = float((got.double() - want.double()).abs().max()) / spread
+                    if error != error:
+                        raise _Unfit("an output is not a number")
+                    worst = max(worst, error)
         return worst
 
 
@@ -455,6 +469,14 @@ def _function(given: Callable[..., Any] | str, option: str) -> Callable[..., Any
 
     function = call_by_name(given, option) if isinstance(given, str) else given
     return lambda module: run_user_code(lambda: function(module), option)
+
+
+def _rates(target: Target) -> Rates | None:
+    """The rates of the first dtype that the target's file gives any for."""
+    from porter.latency import Rates
+
+    dtype = next(iter(target.performance.tops), None)
+    return Rates.of_target(target, dtype) if dtype is not None else None
 
 
 def _number(value: Any) -> float:

@@ -3,7 +3,7 @@
 
 Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", arXiv:1708.06519, section 3.
 The penalty's subgradient, ``strength * sign(gamma)``, is added to the gradients between backward and the optimizer's
-step, so the hook fits any loop and any loss:
+step (after ``unscale_`` where gradients are scaled), so the hook fits any loop and any loss:
 
     sparse = SparseTraining(model, strength=1e-4)
     for epoch in range(epochs):

@@ -78,7 +78,11 @@ def print_stages(out: Console, made: Pruned) -> None:
         table.add_row("metric", *(f"{stage.metric:.4f}" if stage.metric is not None else "" for stage in stages))
     if first.latency is not None:
         table.add_row("ms", *(f"{stage.latency.milliseconds:.2f}" if stage.latency else "" for stage in stages))
+    if first.estimate is not None:
+        table.add_row("estimated ms", *(f"{stage.estimate:.4f}" if stage.estimate else "" for stage in stages))
     out.print(table)
+    if first.estimate is not None:
+        out.print(f"estimate: the roofline of {escape(made.rates or '')}")
     if first.latency is not None:
         out.print(f"latency: measured on {escape(first.latency.machine)}, not on {made.target}")
 
