@@ -78,8 +78,8 @@ class Calibration:
         return scheme.encoding(low, high, dtype, self.observers[group].describe(dtype, scheme))
 
     def findings(self) -> list[Finding]:
-        """What is odd about the data: not like in training, or a few samples far larger than the rest."""
-        return [*self.notes, *_unlike_training(self), *_outliers(self)]
+        """What is odd about the data: a single sample, not like in training, a few samples far larger than the rest."""
+        return [*self.notes, *_single(self), *_unlike_training(self), *_outliers(self)]
 
     def state(self) -> dict[str, Array]:
         """Everything that samples change, as plain arrays for :meth:`restore`."""
@@ -270,6 +270,14 @@ class _Size:
     def ratio(self) -> float:
         """The largest sample as a multiple of the typical one."""
         return self.top / math.exp(self.logs / self.count) if self.count and self.top > 0 else 1.0
+
+
+def _single(calibration: Calibration) -> list[Finding]:
+    """A finding where one sample alone decides every range."""
+    if max((size.count for size in calibration.sizes.values()), default=0) != 1:
+        return []
+    message = "every range comes from one sample; what others reach beyond it is clipped"
+    return [Finding("PT431", "warning", message, fix="Calibrate on 10 to 100 samples of the kind the model will see.")]
 
 
 def _outliers(calibration: Calibration) -> list[Finding]:

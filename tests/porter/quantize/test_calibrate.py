@@ -220,3 +220,10 @@ def test_a_killed_process_leaves_a_state_that_is_taken_up(tmp_path):
     whole = start("0", tmp_path / "whole.json", tmp_path / "other.npz")
     assert whole.communicate(timeout=60) and whole.returncode == 0
     assert (tmp_path / "resumed.json").read_text() == (tmp_path / "whole.json").read_text()
+
+
+def test_one_sample_is_told():
+    made = porter.quantize(models.small(), "mlu270", images(1), dtype="int8", force=True)
+    assert "PT431" in {finding.code for finding in made.findings}
+    more = porter.quantize(models.small(), "mlu270", images(2), dtype="int8", force=True)
+    assert "PT431" not in {finding.code for finding in more.findings}
