@@ -2,7 +2,7 @@
 """Train a Darknet network on the shapes set; sparsely with ``--sr``. The optimizer and the data are YOLOX's example's.
 
     python -m examples.yolov3_prune.train                         the committed weights, from nothing
-    python -m examples.yolov3_prune.train --weights W --sr --s 0.01 --steps 600 --out out/sparse.weights
+    python -m examples.yolov3_prune.train --weights W --sr --s 0.001 --steps 900 --rate 0.5 --out out/sparse.weights
 
 Writes the averaged weights as a Darknet .weights file. The loss assigns objects by SimOTA, as YOLOX does, to the rows
 of all anchors: squared IoU for boxes, binary cross entropy for objectness and classes.
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rate", type=float, default=1.0, help=f"factor on the learning rate, {PEAK_RATE:g}")
     parser.add_argument("--sr", action="store_true", help="sparse training: an L1 penalty on the gammas")
-    parser.add_argument("--s", type=float, default=0.01, help="strength of the penalty")
+    parser.add_argument("--s", type=float, default=1e-3, help="strength of the penalty")
     parser.add_argument("--first", type=int, default=0, help="the first image of the training split")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
