@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=WIDTH, help="factor on its channels")
     parser.add_argument("--weights", type=Path, help="a .weights file to start from")
     parser.add_argument("--out", type=Path, default=WEIGHTS / f"{NAME}.weights")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--rate", type=float, default=1.0, help=f"factor on the learning rate, {PEAK_RATE:g}")
     parser.add_argument("--sr", action="store_true", help="sparse training: an L1 penalty on the gammas")
     parser.add_argument("--s", type=float, default=1e-3, help="strength of the penalty")
