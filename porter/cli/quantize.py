@@ -44,9 +44,7 @@ def quantize(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)],
     dtype: Annotated[
         str,
-        typer.Option(
-            "--dtype", help="Width of weights and activations: int8, int16, another of the target's, auto."
-        ),
+        typer.Option("--dtype", help="Width of weights and activations: int8, int16, another of the target's, auto."),
     ] = "int16",
     model: Model = None,
     factory: Factory = None,

@@ -120,7 +120,7 @@ def _only(node: Any, target: Any) -> fx.Node | None:
 
 
 def _parameter(node: Any, inside: list[fx.Node]) -> fx.Node | None:
-    """The constant behind a scale or zero point that was shaped and cast to fit; what lies between goes to ``inside``."""
+    """The constant behind a scale or zero point that was shaped and cast to fit; ``inside`` gets what lies between."""
     while isinstance(node, fx.Node):
         if node.op == "get_attr":
             return node

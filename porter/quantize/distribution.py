@@ -20,8 +20,8 @@ class Distribution:
     """A histogram of ``bins`` equal bins over [low, high], streaming.
 
     What lies outside of it is counted in ``below`` and ``above``, so that nothing is lost silently; ``clipped`` counts
-    what lies outside ``chosen``, the values that round to an integer in range; ``zeros`` exact zeros, which rectified tensors
-    are full of.
+    what lies outside ``chosen``, the values that round to an integer in range; ``zeros`` exact zeros, which rectified
+    tensors are full of.
     """
 
     def __init__(self, low: float, high: float, chosen: tuple[float, float], bins: int = BINS) -> None:
