@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Two workers on two cores, one thread each: torch and onnxruntime would otherwise start a pool in every worker.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo demo-scale demo-prune test lint test-torch13 test-upstream bench bench-quantize clean
+.PHONY: demo demo-scale demo-prune test lint test-torch13 test-upstream bench bench-quantize pages clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ bench: $(READY)  ## speed and memory beside onnxsim, OnnxSlim and onnxscript, in
 bench-quantize: $(READY)  ## int8, int16 and W8A16 of eight trained models beside five other quantizers (ARGS=--help)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.quantize $(ARGS)
+
+pages: $(READY)  ## docs/targets and the JSON Schema of targets, from targets/*.toml
+	$(BIN)/porter targets pages docs/targets
+	$(BIN)/porter targets schema --output porter/schema/target.schema.json --overwrite
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

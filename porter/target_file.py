@@ -42,12 +42,15 @@ from porter.target import (
 )
 from porter.toml_lines import Key, key_on, lines
 
-__all__ = ["ENTRY_POINTS", "installed", "read"]
+__all__ = [
+    "DTYPES", "ENTRY_POINTS", "LIMIT_KEYS", "OP_KEYS", "SECTIONS", "SHARED_LIMIT_KEYS", "SOURCE_KEYS", "TARGET_KEYS",
+    "installed", "read",
+]  # fmt: skip
 
 #: The entry-point group of third-party targets: ``name = "package"`` where the package holds ``name.toml``.
 ENTRY_POINTS = "porter.targets"
 
-_DTYPES = frozenset(
+DTYPES = frozenset(
     {"bool", "complex64", "complex128", "bfloat16", "float8_e4m3fn", "float8_e5m2"}
     | {f"float{bits}" for bits in (16, 32, 64)}
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (4, 8, 16, 32, 64)}
@@ -113,7 +116,8 @@ def _nearest(name: str, names: Iterable[str]) -> str | None:
 
 # -- reading a file ----------------------------------------------------------------------------------------------
 
-_SECTIONS: dict[str, type[Section]] = {
+# What a file can say: the keys of each table, with their types.
+SECTIONS: dict[str, type[Section]] = {
     "runtime": Runtime,
     "model": ModelLimits,
     "quantization": Quantization,
@@ -121,7 +125,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "performance": Performance,
     "artifact": Artifact,
 }
-_TARGET_KEYS: dict[str, Any] = {
+TARGET_KEYS: dict[str, Any] = {
     "name": str,
     "title": str,
     "vendor": str,
@@ -132,11 +136,11 @@ _TARGET_KEYS: dict[str, Any] = {
     "certainty": Certainty,
     "source": str | tuple[str, ...],
 }
-_SOURCE_KEYS = {"cite": str, "url": str, "about": str}
+SOURCE_KEYS = {"cite": str, "url": str, "about": str}
 _ABOUT_KEYS = {"certainty": Certainty, "source": str | tuple[str, ...], "note": str}
-_LIMIT_KEYS = {"expr": str, "when": str, "why": str, "certainty": Certainty, "source": str | tuple[str, ...]}
-_SHARED_LIMIT_KEYS = {**_LIMIT_KEYS, "every": bool}
-_OP_KEYS: dict[str, Any] = {
+LIMIT_KEYS = {"expr": str, "when": str, "why": str, "certainty": Certainty, "source": str | tuple[str, ...]}
+SHARED_LIMIT_KEYS = {**LIMIT_KEYS, "every": bool}
+OP_KEYS: dict[str, Any] = {
     "names": tuple[str, ...],
     "device": Device,
     "dtypes": tuple[str, ...],
@@ -283,7 +287,7 @@ class _Merged:
 
 def _merge(file: _Layer, seen: tuple[Path, ...]) -> _Merged:
     path = file.path.resolve()
-    top = {"target", *_SECTIONS, "sources", "limits", "ops", "group"}
+    top = {"target", *SECTIONS, "sources", "limits", "ops", "group"}
     for name, value in file.data.items():
         if name not in top:
             near = _nearest(name, top)
@@ -291,20 +295,20 @@ def _merge(file: _Layer, seen: tuple[Path, ...]) -> _Merged:
             file.fail((name,), f"{name!r} is not a table of a target", fix)
         if name != "group" and not isinstance(value, dict):
             file.fail((name,), f"{name} must be a table, not {_toml_type(value)}")
-    meta = file.table(file.data.get("target", {}), ("target",), _TARGET_KEYS, "[target]")
+    meta = file.table(file.data.get("target", {}), ("target",), TARGET_KEYS, "[target]")
     if "name" not in meta:
         file.fail(("target",), "[target] lacks 'name'")
     base = _base(file, meta, (*seen, path))
     for name, source in file.data.get("sources", {}).items():
-        file.table(source, ("sources", name), _SOURCE_KEYS, "a source")
+        file.table(source, ("sources", name), SOURCE_KEYS, "a source")
         if "cite" not in source:
             file.fail(("sources", name), f"sources.{name} lacks 'cite'")
         base.sources[name] = Source(**source)
     reader = _Reader(file, base.sources)
     for name, limit in file.data.get("limits", {}).items():
-        file.table(limit, ("limits", name), _SHARED_LIMIT_KEYS, "a limit")
+        file.table(limit, ("limits", name), SHARED_LIMIT_KEYS, "a limit")
         base.limits[name] = {**limit, "cited": reader.cited(limit, ("limits", name), (None, None))}
-    for name, cls in _SECTIONS.items():
+    for name, cls in SECTIONS.items():
         if name in file.data:
             reader.section(name, cls, base)
     base.meta = {**meta, "cited": reader.default}
@@ -390,7 +394,7 @@ class _Reader:
     def _names_in_section(self, name: str, values: Mapping[str, Any], into: _Merged) -> None:
         for key in ("dtypes", "output_dtypes", "qmax", "qmin"):
             for i, dtype in enumerate(values.get(key, ())):
-                self._file.one_of(dtype, _DTYPES, (name, key, dtype if key in ("qmax", "qmin") else i), "dtype")
+                self._file.one_of(dtype, DTYPES, (name, key, dtype if key in ("qmax", "qmin") else i), "dtype")
         for width, dtypes in values.get("widths", {}).items():
             at = (name, "widths", width)
             if len(dtypes) != 2:
@@ -424,7 +428,7 @@ class _Reader:
         where: dict[str, str] = {}
         for kind, table in self._file.data.get("ops", {}).items():
             self._kind(kind, ("ops", kind))
-            self._file.table(table, ("ops", kind), _OP_KEYS, "an op")
+            self._file.table(table, ("ops", kind), OP_KEYS, "an op")
             found[kind] = self._op(kind, table, ("ops", kind), shared)
             where[kind] = f"[ops.{kind}]"
         groups = self._file.data.get("group", [])
@@ -432,7 +436,7 @@ class _Reader:
             self._file.fail(("group",), "group must be an array of tables: [[group]]")
         for i, table in enumerate(groups):
             key = ("group", i)
-            self._file.table(table, key, {**_OP_KEYS, "kinds": tuple[str, ...]}, "a group")
+            self._file.table(table, key, {**OP_KEYS, "kinds": tuple[str, ...]}, "a group")
             if not table.get("kinds"):
                 self._file.fail(key, "a group lacks 'kinds'")
             for n, kind in enumerate(table["kinds"]):
@@ -455,13 +459,13 @@ class _Reader:
             file.fail((*key, "opt_in"), "opt_in is for an op with device = 'host'")
         for name in ("dtypes", "quantized", "host_dtypes"):
             for n, dtype in enumerate(table.get(name, ())):
-                file.one_of(dtype, _DTYPES, (*key, name, n), "dtype")
+                file.one_of(dtype, DTYPES, (*key, name, n), "dtype")
         for i, dtypes in enumerate(table.get("output_dtypes", ())):
             for n, dtype in enumerate(dtypes):
-                file.one_of(dtype, _DTYPES, (*key, "output_dtypes", i, n), "dtype")
+                file.one_of(dtype, DTYPES, (*key, "output_dtypes", i, n), "dtype")
         for name, dtypes in table.get("operand_dtypes", {}).items():
             for n, dtype in enumerate(dtypes):
-                file.one_of(dtype, _DTYPES, (*key, "operand_dtypes", name, n), "dtype")
+                file.one_of(dtype, DTYPES, (*key, "operand_dtypes", name, n), "dtype")
         certainty, source = self.cited(table, key)
         return OpSupport(
             kind,
@@ -509,7 +513,7 @@ class _Reader:
             table, at = shared[limit], key
             certainty, source = table["cited"][0] or own[0], table["cited"][1] or source
         else:
-            table = file.table(limit, key, _LIMIT_KEYS, "a limit")
+            table = file.table(limit, key, LIMIT_KEYS, "a limit")
             at = (*key, "expr")
             certainty, source = self.cited(table, key, own)
         for needed in ("expr", "why"):
@@ -532,8 +536,8 @@ class _Reader:
 
 
 def _build(file: _Layer, merged: _Merged) -> Target:
-    sections: dict[str, Any] = dict.fromkeys(_SECTIONS)
-    for name, section in _SECTIONS.items():
+    sections: dict[str, Any] = dict.fromkeys(SECTIONS)
+    for name, section in SECTIONS.items():
         values = merged.sections.get(name)
         if values is None and name not in ("runtime", "model", "tolerance", "performance"):
             continue

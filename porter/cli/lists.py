@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``porter targets``, ``rewrites``, ``explain`` and ``version``."""
+"""``porter rewrites``, ``explain`` and ``version``."""
 
 from __future__ import annotations
 
@@ -10,18 +10,6 @@ import typer
 
 from porter.cli.app import app
 from porter.cli.options import console
-
-
-@app.command()
-def targets(name: Annotated[str | None, typer.Argument(help="Show one in full.")] = None) -> None:
-    """List the devices, or show one: what it runs, its limits, and where each fact is from."""
-    from porter.report.lists import print_target, print_targets
-    from porter.target import Target
-
-    if name is None:
-        print_targets(console(), [Target.load(known) for known in Target.names()])
-    else:
-        print_target(console(), Target.load(name))
 
 
 @app.command()
