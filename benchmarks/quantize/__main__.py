@@ -49,9 +49,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} items of each, to see that everything runs")
     parser.add_argument("--jobs", type=int, default=2, help="contenders at a time")
     parser.add_argument("--timeout", type=float, default=300, help="seconds that a contender may take on one model")
-    parser.add_argument(
-        "--reuse", action="store_true", help="take what an earlier run measured of the peers (not of porter)"
-    )
+    parser.add_argument("--reuse", action="store_true", help="take what an earlier run measured on the same items")
     parser.add_argument("--no-speed", action="store_true", help="leave out calibration's speed and memory")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-quantize")
     args = parser.parse_args()
@@ -94,7 +92,7 @@ def _one(prepared: Prepared, contender: Contender, version: tuple[str, str], tim
     """Measure, keep what was measured, say it in a line."""
     kept = prepared.folder / f"{contender.key}-{prepared.digest}.json"
     result = None
-    if reuse and contender.environment != "porter" and kept.exists():
+    if reuse and kept.exists():
         result = Result(**{**json.loads(kept.read_text()), "reused": True})
         if (result.contender, result.version) != (contender.to_json(), version[0]):
             result = None

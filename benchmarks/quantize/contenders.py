@@ -114,6 +114,10 @@ CONTENDERS = (
         ("int8", "best", "mixed preset, bias correction", {"preset": "MIXED", "fast_bias_correction": False}),
     ),
     *_of(
+        "NNCF per tensor", "nncf", "nncf",
+        ("int8", "default", "one scale for the input of a depthwise convolution", {"per_tensor": True}),
+    ),
+    *_of(
         "AIMET", "aimet", "aimet",
         ("int8", "default", "min-max", {}),
         ("int8", "best", "equalized, tf_enhanced", {"equalize": True, "quant_scheme": "tf_enhanced"}),

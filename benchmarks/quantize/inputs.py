@@ -50,8 +50,9 @@ SUFFIXES = {
     ".cu": ("cpp", "c"), ".cuh": ("cpp", "c"), ".so": ("elf",), ".png": ("png",), ".jpg": ("jpeg",), ".gif": ("gif",),
     ".npz": ("npz", "zip"), ".npy": ("npy",), ".csv": ("csv",), ".ttf": ("ttf",), ".otf": ("otf",),
     ".pyc": ("pythonbytecode",), ".onnx": ("onnx",), ".xml": ("xml",), ".sh": ("shell",), ".cmake": ("cmake",),
-    ".svg": ("svg",), ".gz": ("gzip",), ".whl": ("zip",), ".txt": ("txt",), ".ini": ("ini",), ".cfg": ("ini",), ".tif": ("tiff",), ".rtf": ("rtf",),
-    ".pxd": ("python",), ".proto": ("proto",), ".f90": ("fortran",), ".bat": ("batch",), ".ps1": ("powershell",),
+    ".svg": ("svg",), ".gz": ("gzip",), ".whl": ("zip",), ".txt": ("txt",), ".ini": ("ini",), ".cfg": ("ini",),
+    ".tif": ("tiff",), ".rtf": ("rtf",), ".pxd": ("python",), ".proto": ("proto",), ".f90": ("fortran",),
+    ".bat": ("batch",), ".ps1": ("powershell",),
 }  # fmt: skip
 
 

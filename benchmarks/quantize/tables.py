@@ -45,31 +45,38 @@ def _best(results: Iterable[Result]) -> Result | None:
 
 def _verdict(ours: Result | None, other: Result | None) -> str:
     if ours is None:
-        return "**porter failed**"
+        return "**failed**"
     if other is None:
-        return "ahead"
+        return "alone"
     apart = _first(ours.scores) - _first(other.scores)
     return "level" if abs(apart) <= LEVEL else "ahead" if apart > 0 else "**behind**"
 
 
-def _cell(result: Result | None) -> str:
-    return "failed" if result is None else f"{_first(result.scores):.3f} ({result.sqnr:.1f} dB)"
+def _cell(results: Sequence[Result]) -> str:
+    """The best row's figures; of no row at all, a dash."""
+    best = _best(results)
+    if best is None:
+        return "failed" if results else "–"
+    return f"{_first(best.scores):.3f} ({best.sqnr:.1f} dB)"
 
 
 def summary(cases: Sequence[Case], floats: Floats, results: Sequence[Result], width: str) -> str:
-    """One row a model: float, porter's default, every peer's better figure of its settings, and the verdict."""
+    """One row a model: float, porter: default and best, each peer: best, how porter stands to the best of them."""
     mine = [r for r in results if r.contender["width"] == width]
     peers = list(dict.fromkeys(_peer(r) for r in mine if not _peer(r).startswith(OURS)))
     rows = []
     for case in cases:
         found = [r for r in mine if r.case == case.name]
-        ours = _best(r for r in found if _peer(r) == OURS and r.contender["kind"] == "default")
-        others = {peer: _best(r for r in found if _peer(r) == peer) for peer in peers}
+        ours = [r for r in found if _peer(r) == OURS]
+        plain = [r for r in ours if r.contender["kind"] == "default"]
+        others = [[r for r in found if _peer(r) == peer] for peer in peers]
+        best = _best(r for rows in others for r in rows)
         rows.append([
-            f"{case.title}: {case.metric}", f"{_first(floats[case.name]):.3f}", _cell(ours),
-            *(_cell(others[peer]) for peer in peers), _verdict(ours, _best(r for r in others.values() if r)),
+            f"{case.title}: {case.metric}", f"{_first(floats[case.name]):.3f}", _cell(plain), _cell(ours),
+            *map(_cell, others), _verdict(_best(plain), best), _verdict(_best(ours), best),
         ])  # fmt: skip
-    return table(["model: metric", "float", "porter", *peers, "porter is"], rows)
+    head = ["model: metric", "float", "porter, default", "porter, best", *peers, "its default is", "its best is"]
+    return table(head, rows)
 
 
 def counts(cases: Sequence[Case], results: Sequence[Result], width: str) -> str:
@@ -84,9 +91,8 @@ def counts(cases: Sequence[Case], results: Sequence[Result], width: str) -> str:
             found = [r for r in mine if r.case == case.name]
             ours = _best(r for r in found if _peer(r) == OURS and r.contender["kind"] == "default")
             other = next((r for r in found if _peer(r) == peer and r.contender["label"] == label), None)
-            if other is None:
-                continue
-            tally["failed" if not other.scores else _verdict(ours, other).strip("*").removeprefix("porter ")] += 1
+            if other is not None and ours is not None:
+                tally[_verdict(ours, other).strip("*") if other.scores else "failed"] += 1
         rows.append([f"{peer}, {kind}: {label}", *map(str, tally.values())])
     return table(["against", "porter ahead", "level", "porter behind", "it failed"], rows)
 
