@@ -280,3 +280,73 @@ def test_a_fact_and_a_function_may_share_a_name() -> None:
     clamp = Op("clamp", (value("x", 1, 2),), (value("y", 1, 2),), {"min": -1.0, "max": None})
     result = parse("min(min, 0) == -1 and max == None", fact_names("clamp"))
     assert result.holds(lambda name: facts(clamp)[name])[0] is True
+
+
+# -- broadcasting ------------------------------------------------------------------------------------------------
+
+
+def pair(kind: str, x: tuple[int, ...], y: tuple[int, ...], out: tuple[int, ...] | None = None) -> dict[str, Any]:
+    result = np.broadcast_shapes(x, y) if out is None else out
+    op = Op(kind, (Value("x", x, "float32"), Value("y", y, "float32")), (Value("o", result, "float32"),))
+    return facts(op)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "axes", "others", "merged", "plain"),
+    [
+        ((2, 3, 4), (2, 3, 4), (), (), 1, 1),
+        ((2, 3, 4), (4,), (), (0, 1), 2, 3),
+        ((2, 3, 1), (2, 1, 5), (2,), (1,), 3, 3),
+        ((1, 3, 1), (1, 3, 1), (), (), 1, 1),
+        ((1, 1, 1), (1, 1, 1), (), (), 0, 1),
+        ((7,), (1,), (), (0,), 1, 1),
+        # N H W D 1 with N 1 W D C: W and D merge; N H W D 1 with N 1 1 D C: by the first rule H and W merge
+        ((2, 3, 4, 5, 1), (2, 1, 4, 5, 6), (4,), (1,), 4, 4),
+        ((2, 3, 4, 5, 1), (2, 1, 1, 5, 6), (4,), (1, 2), 4, 5),
+        ((2, 3, 1, 5, 6), (2, 3, 1, 5, 6), (), (), 1, 1),
+        ((2, 1, 2, 1, 2, 1), (1, 2, 1, 2, 1, 2), (1, 3, 5), (0, 2, 4), 6, 6),
+    ],
+)
+def test_broadcasting(
+    x: tuple[int, ...],
+    y: tuple[int, ...],
+    axes: tuple[int, ...],
+    others: tuple[int, ...],
+    merged: int,
+    plain: int,
+) -> None:
+    known = pair("add", x, y)
+    assert (known["broadcast_axes"], known["in1_broadcast_axes"]) == (axes, others)
+    assert (known["merged_rank"], known["plain_merged_rank"]) == (merged, plain)
+
+
+def test_broadcasting_of_a_product_is_that_of_its_leading_axes() -> None:
+    known = pair("matmul", (3, 1, 5, 6), (1, 4, 6, 7), (3, 4, 5, 7))
+    assert (known["broadcast_axes"], known["in1_broadcast_axes"]) == ((1,), (0,))
+    known = pair("matmul", (5, 6), (6, 7), (5, 7))
+    assert (known["broadcast_axes"], known["merged_rank"]) == ((), 0)
+
+
+extents = st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=6)
+
+
+@given(extents, st.data())
+def test_broadcast_axes_are_those_along_which_an_operand_is_repeated(shape: list[int], data: st.DataObject) -> None:
+    x, y = (tuple(data.draw(st.sampled_from([1, n])) for n in shape) for _ in range(2))
+    known = pair("add", x, y)
+    result = np.broadcast_shapes(x, y)
+    assert known["merged_rank"] <= known["plain_merged_rank"] <= len(result)
+    assert set(known["broadcast_axes"]).isdisjoint(known["in1_broadcast_axes"])
+    for own, name in ((x, "broadcast_axes"), (y, "in1_broadcast_axes")):
+        assert tuple(1 if i in known[name] else n for i, n in enumerate(result)) == own
+
+
+def test_changed_axes() -> None:
+    def changed(x: tuple[int, ...], out: tuple[int, ...]) -> Any:
+        return facts(Op("expand", (Value("x", x, "float32"),), (Value("o", out, "float32"),), {"shape": out}))[
+            "changed_axes"
+        ]
+
+    assert changed((1, 3, 1), (1, 3, 4)) == (2,)
+    assert changed((3, 1), (2, 3, 4)) == (0, 2)
+    assert changed((2, 3), (2, 3)) == ()

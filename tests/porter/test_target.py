@@ -467,3 +467,76 @@ def test_reasons_do_not_name_values(make: Callable[..., Target]) -> None:
     assert {reason.code for reason in reasons} == {"PT103", "PT105", "PT202", "PT203", "PT204"}
     assert not any("VALUE" in reason.text for reason in reasons)
     assert any(reason.text.startswith("xs[1] of cat is computed") for reason in reasons)
+
+
+# -- the host, and the model as a whole ------------------------------------------------------------------------------
+
+HOST = """\
+fallback = "host"
+[ops.conv2d]
+limits = [{ expr = "kernel_h <= 7", why = "seven" }]
+host_limits = [{ expr = "pad_top == pad_bottom", why = "even" }]
+host_dtypes = ["float32"]
+[ops.relu]
+fallback = "none"
+limits = [{ expr = "rank == 4", why = "four" }]
+[ops.exp]
+device = "host"
+host_limits = [{ expr = "rank <= 2", why = "two" }]
+[ops.softmax]
+device = "host"
+opt_in = "say so"
+limits = [{ expr = "axis == 1", why = "one" }]
+"""
+
+
+def conv2d(kernel: int, pad: tuple[int, int] = (1, 1), dtype: str = "float32") -> Op:
+    inputs = (value("x", 1, 4, 20, 20, dtype=dtype), value("w", 4, 4, kernel, kernel, dtype=dtype, const=True))
+    attrs = {"stride": (1, 1), "padding": (pad, pad), "dilation": (1, 1), "groups": 1}
+    return Op("conv2d", inputs, (value("y", 1, 4, 20, 20, dtype=dtype),), attrs)
+
+
+@pytest.mark.parametrize(
+    ("op", "verdict", "found"),
+    [
+        (conv2d(7, (0, 1)), "native", []),
+        (conv2d(8), "host", ["PT201"]),
+        (conv2d(8, (0, 1)), "unsupported", ["PT201", "PT201"]),
+        (conv2d(7, dtype="float16"), "unsupported", ["PT103", "PT103", "PT103", "PT103", "PT103"]),
+        (unary("relu", 1, 2, 3, 4), "native", []),
+        (unary("relu", 1, 2), "unsupported", ["PT201"]),
+        (unary("exp", 1, 2), "host", ["PT104"]),
+        (unary("exp", 1, 2, 3), "unsupported", ["PT104", "PT201"]),
+        (unary("softmax", 1, 2, axis=1), "host", ["PT106"]),
+        (unary("softmax", 1, 2, axis=0), "host", ["PT104", "PT201"]),
+    ],
+)
+def test_what_the_accelerator_does_not_take(
+    make: Callable[..., Target], op: Op, verdict: str, found: list[str]
+) -> None:
+    assert codes(make(HOST), op) == (verdict, found)
+
+
+def test_the_reasons_say_where(make: Callable[..., Target]) -> None:
+    texts = [reason.text for reason in make(HOST).judge(conv2d(8, (0, 1))).reasons]
+    assert texts == [
+        "kernel_h 8 <= 7 does not hold: seven",
+        "pad_top 0 == pad_bottom 1 does not hold on the host: even",
+    ]
+
+
+def test_limits_of_the_model(make: Callable[..., Target]) -> None:
+    target = make("opset = [10, 11]\n[model]\nmax_inputs = 1\nmax_outputs = 2\ninput_ranks = [4]\nmax_batch = 1\n")
+
+    def judged(inputs: list[Value], outputs: int, opset: int | None) -> list[str]:
+        results = [value(f"y{i}", 1) for i in range(outputs)]
+        return [f"{reason.code} {reason.text}" for reason in target.judge_model(inputs, results, opset)]
+
+    image = value("x", 1, 3, 4, 4)
+    assert judged([image], 2, 10) == judged([image], 2, 11) == judged([image], 2, None) == []
+    assert judged([image], 2, 9) == ["PT205 the model has ONNX opset 9; the target takes 10 to 11"]
+    assert judged([image], 3, 11) == ["PT206 the model has 3 outputs; the target takes at most 2"]
+    assert judged([image, image], 1, 11) == ["PT206 the model has 2 inputs; the target takes at most 1"]
+    assert judged([value("x", 2, 3, 4, 4)], 1, 11) == ["PT207 the input x has batch 2; the target takes at most 1"]
+    assert judged([value("x", 1, 3, 4)], 1, 11) == ["PT207 the input x has rank 3; the target takes rank 4"]
+    assert judged([Value("x", None, "float32")], 1, 11) == []
