@@ -29,6 +29,8 @@ __all__ = ["Calibration", "calibrate"]
 #: The activations of a first batch norm differ from its training statistics by more than this only on wrong
 #: inputs.
 _UNLIKE_TRAINING = 20.0
+#: Samples of which what enters the first batch norm is looked at.
+_LOOK = 32
 #: One sample this many times larger than the typical one leaves the others a few of 127 steps.
 _OUTLIER = 10.0
 
@@ -162,7 +164,7 @@ def calibrate(
             for name in only:
                 if name in arrays and np.isfinite(arrays[name]).all():
                     _widen(made.seen, name, (float(arrays[name].min()), float(arrays[name].max())))
-            if norm is not None and norm.name in arrays:
+            if norm is not None and norm.name in arrays and index < _LOOK:
                 made.spread.add(arrays[norm.name])
             if not last:
                 continue

@@ -29,10 +29,10 @@ _UPPER = 1 if sys.byteorder == "little" else 0
 _NEGATIVE = 0x8000
 #: Elements counted at a time: their int64 copy (2 MB) stays in the cache.
 _CHUNK = 1 << 18
-#: Of larger arrays every seventh element is counted, as seven. A prime: the rows of usual shapes are no multiple of it.
-_MANY, _STRIDE = 1 << 20, 7
+#: Of larger arrays every eleventh element is counted, as eleven. (Rows of usual shapes are no multiple of that prime.)
+_MANY, _STRIDE = 1 << 17, 11
 #: Samples with fewer elements are gathered first: the 64 thousand counters of a bincount cost as much as they do.
-_GATHER = 1 << 15
+_GATHER = 1 << 16
 
 
 class Side(NamedTuple):
@@ -81,7 +81,7 @@ def _integral(x: NDArray[np.float64], step: float, top: float) -> NDArray[np.flo
 
 class Histogram:
     """Counts of signed values. State does not grow with the stream, and :meth:`merge` is exact: in which order arrays
-    come, and in how many histograms, changes nothing. Arrays of more than a million elements are sampled.
+    come, and in how many histograms, changes nothing. Arrays of more than 131,072 elements are sampled.
     """
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -127,12 +128,14 @@ class _Extremes:
 
 def _extent(x: Array) -> Range:
     low, high = float(x.min()), float(x.max())
-    if not (np.isfinite(low) and np.isfinite(high)):  # NaN propagates through min and max
+    if not (math.isfinite(low) and math.isfinite(high)):  # NaN propagates through min and max
         raise NotFiniteError(f"{int(np.size(x) - np.isfinite(x).sum())} of {np.size(x)} values are not finite")
     return low, high
 
 
 def _union(extents: Sequence[Range]) -> Range:
+    if len(extents) == 1:
+        return extents[0]
     return min(low for low, _ in extents), max(high for _, high in extents)
 
 

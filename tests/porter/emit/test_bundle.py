@@ -21,6 +21,7 @@ from porter.emit import bundle as bundles
 from porter.emit.bundle import Bundle, emit
 from porter.emit.python35 import newer_than_35
 from porter.errors import PorterError
+from porter.preprocess import Preprocess
 from porter.target import Target
 
 MLU270 = Target.load("mlu270")
@@ -216,6 +217,14 @@ def test_what_cannot_be_made_is_said_before_anything_is_written(
     assert caught.value.code == "PT342"
     assert what in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_how_images_were_preprocessed_goes_along(tmp_path: Path) -> None:
+    (made,) = quantized("int16")
+    spec = Preprocess(size=(8, 8), mean=(0.5,), scale=1 / 255, channels="BGR")
+    bundle = emit(graph(), MLU270, tmp_path / "b", inputs=samples(1), quantized=[replace(made, preprocess=spec)])
+    assert Preprocess.load(tmp_path / "b" / "preprocess.toml") == spec
+    assert "preprocess.toml" in bundle.files
 
 
 def test_layers_of_several_widths_make_no_bundle(tmp_path: Path) -> None:

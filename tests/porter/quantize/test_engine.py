@@ -320,7 +320,7 @@ def test_memory_does_not_grow_with_the_samples(target):
         return most
 
     peak(2)  # caches of the runtime
-    few, many = peak(50), peak(400)
+    few, many = peak(200), peak(800)
     assert many < few * 1.2 + 2**16
 
 
