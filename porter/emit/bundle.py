@@ -2,7 +2,8 @@
 """The directory that goes to the device: made whole, proved, and only then put in its place.
 
 Every bundle holds ``golden.npz`` (inputs, the float model's outputs and those of each simulated quantized model) and
-``manifest.json`` (hashes of all files, versions, target, ledger, numbers). What else it holds is up to the target's
+``manifest.json`` (hashes of all files, versions, target, ledger, numbers), and ``preprocess.toml`` where images were
+calibrated on. What else it holds is up to the target's
 artifact kind; each kind is one module of this package (:data:`KINDS`).
 """
 
