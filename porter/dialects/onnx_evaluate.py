@@ -196,4 +196,4 @@ def part_session(
     graph.node.extend([node.proto for node in nodes])
     for name in names:
         graph.output.append(ValueInfoProto(name=name))
-    return Session(proto, None, fed, source)
+    return Session(proto, None, fed, source, arena=False)

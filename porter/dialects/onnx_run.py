@@ -39,13 +39,20 @@ class Session:
         folder: where external data lies.
         fed: constants by input name.
         fast: with onnxruntime's graph optimizations.
+        arena: keep memory for the next run. A session of a few nodes, one of hundreds that live at once, must not.
 
     Raises:
         PorterError: PT353 when onnxruntime does not take the model.
     """
 
     def __init__(
-        self, model: ModelProto, folder: Path | None, fed: Mapping[str, Array], source: str, fast: bool = False
+        self,
+        model: ModelProto,
+        folder: Path | None,
+        fed: Mapping[str, Array],
+        source: str,
+        fast: bool = False,
+        arena: bool = True,
     ) -> None:
         import onnxruntime as ort
 
@@ -54,6 +61,7 @@ class Session:
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if fast else levels.ORT_DISABLE_ALL
         options.intra_op_num_threads = threads()
         options.log_severity_level = 4
+        options.enable_cpu_mem_arena = arena
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         self._fed = dict(fed)

@@ -30,7 +30,10 @@ class Walk:
         self._graph = graph
         self._ops = iter(graph.ops())
         self._next: Op | None = next(self._ops, None)
-        self._left = {value.name: 0 for op in graph.ops() for value in op.outputs} | graph.uses()
+        self._left = {value.name: 0 for op in graph.ops() for value in op.outputs}
+        for op in graph.ops():
+            for value in op.operands:
+                self._left[value.name] = self._left.get(value.name, 0) + 1
         for name in keep:
             self._left[name] += 1
         self._constants: dict[str, Array] = {}

@@ -315,9 +315,9 @@ def test_evaluate_does_not_copy_large_constants(monkeypatch: pytest.MonkeyPatch)
     sizes = []
     session = module.Session
 
-    def spy(proto: ModelProto, *args: Any) -> Any:
+    def spy(proto: ModelProto, *args: Any, **options: Any) -> Any:
         sizes.append(proto.ByteSize())
-        return session(proto, *args)
+        return session(proto, *args, **options)
 
     monkeypatch.setattr(module, "Session", spy)
     weight = numpy_helper.from_array(np.ones((1024, 1024), "f4"), "w")

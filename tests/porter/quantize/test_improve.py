@@ -70,6 +70,9 @@ def test_a_walk_computes_what_a_run_does(make: Any) -> None:
             np.testing.assert_array_equal(got, simulated.run(item, [name])[-1])
     with pytest.raises(KeyError):
         walk.value(names[0])
+    while walk._next is not None:
+        walk.step()
+    assert not any(walk._samples) and not walk._constants  # what nothing reads any more is not held
     assert fitting(plain, 1) == 1 and fitting(plain, 10**9) > fitting(plain, 10**7)
 
 
