@@ -37,15 +37,24 @@ def _flipped(b: Builder, src: Value, axis: int) -> Value:
 
 def assign(b: Builder, x: Value, src: Value, box: Sequence[Range]) -> Value:
     """A copy of ``x`` with the box set to ``src``, which has the shape of the box (and is not empty)."""
+    forward = []
+    for axis, start, count, step in box:
+        if step < 0:
+            start, step, src = start + (count - 1) * step, -step, _flipped(b, src, axis)
+        if (start, count, step) != (0, shape_of(x)[axis], 1):  # an axis reversed whole is covered whole
+            forward.append((axis, start, count, step))
+    return _assign(b, x, src, forward)
+
+
+def _assign(b: Builder, x: Value, src: Value, box: Sequence[Range]) -> Value:
+    """:func:`assign` for steps above 0."""
     if not box:
         return src
     (axis, start, count, step), rest = box[0], box[1:]
-    if step < 0:
-        start, step, src = start + (count - 1) * step, -step, _flipped(b, src, axis)
     extent = shape_of(x)[axis]
     before = some(b, x, axis, 0, start)
     if step == 1:
-        inside = assign(b, cut(b, x, axis, start, start + count), src, rest) if rest else src
+        inside = _assign(b, cut(b, x, axis, start, start + count), src, rest) if rest else src
         return join(b, [*before, inside, *some(b, x, axis, start + count, extent)], axis)
     # All strides but the last have their step - 1 untouched elements after them: one reshape gives each stride a row.
     last = start + (count - 1) * step
@@ -54,7 +63,7 @@ def assign(b: Builder, x: Value, src: Value, box: Sequence[Range]) -> Value:
     if rest:
         first = view(b, cut(b, rows, axis + 1, 0, 1), (*head, count - 1, *tail))
         slab = join(b, [first, cut(b, x, axis, last, last + 1)], axis)
-        src = assign(b, slab, src, rest)
+        src = _assign(b, slab, src, rest)
     new = view(b, cut(b, src, axis, 0, count - 1), (*head, count - 1, 1, *tail))
     rows = join(b, [new, cut(b, rows, axis + 1, 1, step)], axis + 1)
     body = view(b, rows, (*head, (count - 1) * step, *tail))

@@ -59,6 +59,12 @@ def test_strided(case: dict[str, Any]) -> None:
     assert all(op.attrs["steps"] == (1,) for op in fragment.ops if op.kind == "slice")
 
 
+def test_an_axis_reversed_whole_is_not_read() -> None:
+    box = {"axes": (2, 0), "starts": (1, 0), "ends": (-1, 1), "steps": (-1, 1)}
+    fragment = check("slice_assign_strided_to_cat", "slice_assign", [noise(2, 1, 2), noise(1, 1, 2)], **box)
+    assert [op.kind for op in fragment.ops] == ["flip", "slice", "cat"]
+
+
 def test_the_decode_of_yolox() -> None:
     """outputs[..., :2] = v, then outputs[..., 2:4] = w: one cat each, no copy of the rest."""
     x = noise(1, 40, 85)
