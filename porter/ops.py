@@ -19,6 +19,7 @@ Conventions of the attributes:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Kind", "Op", "Origin", "Value", "kind_known", "numpy_dtype"]
+__all__ = ["KINDS", "Kind", "Op", "Origin", "Value", "kind_known", "moved_axis", "numpy_dtype"]
 
 Array = NDArray[Any]
 
@@ -366,3 +367,23 @@ KINDS: dict[str, Kind] = _table()
 def kind_known(kind: str) -> bool:
     """Whether ``kind`` belongs to the vocabulary (``dynamic_x`` does when ``x`` does)."""
     return kind in KINDS or (kind.startswith("dynamic_") and kind[len("dynamic_") :] in KINDS)
+
+
+def moved_axis(op: Op, axis: int) -> int | None:
+    """The axis of the first operand along which lies what lies along ``axis`` of the result, index by index.
+
+    None where there is none: a reshape that merges or divides the axis, or a kind that does more than reshape, permute
+    or pass on what it gets.
+    """
+    if op.kind == "identity":
+        return axis
+    if op.kind == "permute":
+        return int(op.attrs["dims"][axis])
+    if op.kind not in ("reshape", "flatten", "squeeze", "unsqueeze"):
+        return None
+    before, after = op.operands[0].shape, op.outputs[0].shape
+    if before is None or after is None or 0 in before:
+        return None
+    outer = math.prod(after[:axis])
+    fits = (i for i, size in enumerate(before) if size == after[axis] and math.prod(before[:i]) == outer)
+    return next(fits, None)

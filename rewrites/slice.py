@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from porter.ops import Op, Value
+from porter.ops import Op, Value, moved_axis
 from porter.rewrite import Builder, rewrite
 
-from ._tools import axes_slice, cut, join, need, shape_of, view
+from ._tools import axes_slice, cut, join, need, shape_of, turned, view
 
 
 def _axes(op: Op, shape: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
@@ -165,3 +165,78 @@ def slice_to_take(b: Builder, op: Op) -> Any:
     for axis, start, end, step in _axes(op, shape_of(x)):
         x = b.take(x, b.const(np.arange(start, end, step, dtype=np.int64)), axis=axis)
     return x
+
+
+class _Upstream:
+    """Builds the slice of a value from slices of what it is made of, each piece once."""
+
+    #: No network moves its tensors about as often; a file made to exhaust the stack does.
+    _DEEPEST = 64
+
+    def __init__(self, b: Builder) -> None:
+        self._b = b
+        self._built: dict[tuple[str, int, int, int], Value] = {}
+        #: Whether some operand of a cat was left out.
+        self.left_out = False
+
+    def cut(self, x: Value, axis: int, start: int, end: int, depth: int = 0) -> Value:
+        """``x[start:end]`` along ``axis``."""
+        need(depth < self._DEEPEST, "the cat is too far away")
+        key = (x.name, axis, start, end)
+        if key not in self._built:
+            self._built[key] = self._cut(x, axis, start, end, depth + 1)
+        return self._built[key]
+
+    def _cut(self, x: Value, axis: int, start: int, end: int, depth: int) -> Value:
+        b, op = self._b, self._b.producer(x)
+        if op is None or (start, end) == (0, shape_of(x)[axis]):
+            return cut(b, x, axis, start, end)
+        if op.kind == "cat":
+            return self._cut_cat(op, axis, start, end, depth)
+        before = moved_axis(op, axis)
+        if before is None:
+            return cut(b, x, axis, start, end)
+        inner = self.cut(op.operands[0], before, start, end, depth)
+        if op.kind == "permute":
+            return turned(b, inner, op.attrs["dims"])
+        shape = shape_of(x)
+        return view(b, inner, (*shape[:axis], end - start, *shape[axis + 1 :]))
+
+    def _cut_cat(self, op: Op, axis: int, start: int, end: int, depth: int) -> Value:
+        if op.attrs["axis"] != axis:
+            parts = [self.cut(part, axis, start, end, depth) for part in op.operands]
+            return join(self._b, parts, op.attrs["axis"])
+        parts, at = [], 0
+        for part in op.operands:
+            size = shape_of(part)[axis]
+            low, high = max(start - at, 0), min(end - at, size)
+            if low < high:
+                parts.append(self.cut(part, axis, low, high, depth))
+            self.left_out |= low >= high
+            at += size
+        return join(self._b, parts, axis)
+
+
+@rewrite(removes="slice", yields=("slice", "cat", "reshape", "permute"), claim="exact", optional=True)
+def slice_before_cat(b: Builder, op: Op) -> Any:
+    """A slice of concatenated tensors is taken from the tensors that it needs, before they are concatenated.
+
+    Formula: cat((x, y))[a:b] is x[a:b] while b is within x, and so on; a slice and a reshape, permute or cat of
+    other axes commute.
+    Example: ``y = slice(permute(cat(boxes, scores, axis=1)), axis 2, 0:2)`` -> ``y = permute(slice(boxes, axis 1,
+    0:2))``. A detector that joins boxes and scores only to take them apart again need not join them, so that they do
+    not share a scale when they are quantized: use ``--apply slice_before_cat``, or ``porter quantize --outputs
+    separate``, which applies it.
+    Bound: bit-equal.
+    Does not apply: when no concatenated tensor is left out, to several axes or a step other than 1, or to unknown
+    shapes.
+    """
+    x = op.operands[0]
+    axes = _axes(op, shape_of(x))
+    need(len(axes) == 1, "not exactly one axis is sliced")
+    ((axis, start, end, step),) = axes
+    need(step == 1 and start < end, "the slice has a step, or is empty")
+    upstream = _Upstream(b)
+    out = upstream.cut(x, axis, start, end)
+    need(upstream.left_out, "no concatenated tensor is left out")
+    return out

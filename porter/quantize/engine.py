@@ -167,7 +167,7 @@ def quantize(
     opened = data if isinstance(data, Data) else open_data(data, graph.inputs)
     host = None
     if outputs in ("separate", "cut"):
-        graph, host = divide(graph, scheme, outputs, opened.take(_PROOF))
+        graph, host = divide(graph, target, scheme, outputs, opened.take(_PROOF))
     asked = {"equalize": equalize, "adaround": adaround, "bias_correction": bias_correction}
     passes = [name for name in PASSES if asked[name]]
     budget = _budget(dtype, passes, encodings is not None, (min_sqnr, max_drop, metric))

@@ -16,9 +16,11 @@ import numpy as np
 
 from porter.errors import PorterError
 from porter.graph import Graph
+from porter.legalize import legalize
 from porter.ops import Array, Op, Value
 from porter.quantize.conflicts import before_products, joined_parts
 from porter.quantize.scheme import PRODUCTS, Scheme
+from porter.target import Target
 
 __all__ = ["HostPart", "Outputs", "divide"]
 
@@ -49,8 +51,13 @@ class HostPart:
         )
 
 
-def divide(graph: Graph, scheme: Scheme, how: Outputs, samples: Sequence[Sequence[Array]]) -> tuple[Graph, HostPart]:
+def divide(
+    graph: Graph, target: Target, scheme: Scheme, how: Outputs, samples: Sequence[Sequence[Array]]
+) -> tuple[Graph, HostPart]:
     """The device's part and the host's part of a model, proved to be the model together.
+
+    To be separate, tensors must not have been joined and taken apart again before (a decoder that slices boxes out of
+    all raw outputs): such slices are taken before the concatenation, where the target runs what that makes.
 
     Args:
         how: ``"separate"`` or ``"cut"``.
@@ -59,6 +66,9 @@ def divide(graph: Graph, scheme: Scheme, how: Outputs, samples: Sequence[Sequenc
     Raises:
         PorterError: PT423 when there is nothing to divide, or the parts are not the whole.
     """
+    whole = graph
+    if how == "separate":
+        graph = _never_joined(graph, target)
     values = {v.name: v for op in graph.ops() for v in op.outputs}
     ends = _parts(graph) if how == "separate" else _before_decoding(graph, scheme)
     names = [name for name in dict.fromkeys(ends) if name in values]
@@ -67,7 +77,14 @@ def divide(graph: Graph, scheme: Scheme, how: Outputs, samples: Sequence[Sequenc
         raise PorterError("PT423", f"--outputs {how}: {what} in {graph.source}", fix="Leave --outputs away.")
     device = graph.with_outputs(names)
     host = _host(graph, [values[name] for name in names])
-    return device, HostPart(host, _prove(graph, host, names, samples), len(samples))
+    return device, HostPart(host, _prove(whole, device, host, samples), len(samples))
+
+
+def _never_joined(graph: Graph, target: Target) -> Graph:
+    """The same model, in which no slice takes apart what a concatenation joined; as it is where the target does not
+    run that."""
+    apart, ledger, before, after = legalize(graph, target, apply=["slice_before_cat"])
+    return apart if ledger.entries and (after.portable or not before.portable) else graph
 
 
 def _parts(graph: Graph) -> Iterator[str]:
@@ -113,19 +130,19 @@ def _host(graph: Graph, cuts: Sequence[Value]) -> Graph:
     return OnnxGraph.from_ops(kept[::-1], inputs, graph.outputs, f"{graph.source}, host part")
 
 
-def _prove(graph: Graph, host: Graph, names: Sequence[str], samples: Sequence[Sequence[Array]]) -> float:
+def _prove(whole: Graph, device: Graph, host: Graph, samples: Sequence[Sequence[Array]]) -> float:
     worst = 0.0
     for item in samples:
-        results = graph.run(item, names)
-        whole, cut = results[: len(graph.outputs)], results[len(graph.outputs) :]
-        fed = {**dict(zip((v.name for v in graph.inputs), item, strict=True)), **dict(zip(names, cut, strict=True))}
-        for value, want, got in zip(graph.outputs, whole, host.run([fed[v.name] for v in host.inputs]), strict=True):
+        fed = dict(zip((v.name for v in whole.inputs), item, strict=True))
+        fed |= zip((v.name for v in device.outputs), device.run(item), strict=True)
+        results = host.run([fed[v.name] for v in host.inputs])
+        for value, want, got in zip(whole.outputs, whole.run(item), results, strict=True):
             difference = float(np.abs(want.astype(np.float64) - got.astype(np.float64)).max(initial=0.0))
             error = difference / max(float(np.abs(want).max(initial=0.0)), 1e-30)
             worst = max(worst, error)
             if not error <= _TOLERANCE:
                 raise PorterError(
                     "PT423", f"the host's part gives {value.name} with an error of {error:.3g} of its range",
-                    graph.source, "Leave --outputs away, and report this model.",
+                    whole.source, "Leave --outputs away, and report this model.",
                 )  # fmt: skip
     return worst

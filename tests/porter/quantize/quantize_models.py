@@ -94,6 +94,39 @@ def decoded():
     return made
 
 
+def detector(size=6, stride=80.0):
+    """A detector as YOLOX is written: raw boxes and scores are joined, taken apart to be decoded, and joined again.
+
+    (1, 4, size, size) to (1, size * size, 6) with cx, cy, w, h in pixels and two scores.
+    """
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).reshape(1, -1, 2).astype(np.float32)
+    tensors = {
+        "reg.weight": rng.normal(size=(4, 4, 1, 1)).astype(np.float32) * 0.3,
+        "cls.weight": rng.normal(size=(2, 4, 1, 1)).astype(np.float32),
+        "flat": np.array([1, 6, -1], np.int64), "grid": grid, "stride": np.float32(stride),
+        **{f"at{i}": np.array([i], np.int64) for i in (0, 2, 4, 6)},
+    }  # fmt: skip
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "reg.weight"], ["reg_y"], name="reg"),
+        node("Conv", ["x", "cls.weight"], ["cls_y"], name="cls"),
+        node("Sigmoid", ["cls_y"], ["scores"], name="scores"),
+        node("Concat", ["reg_y", "scores"], ["raw"], name="raw", axis=1),
+        node("Reshape", ["raw", "flat"], ["rows"], name="flatten"),
+        node("Transpose", ["rows"], ["anchors"], name="turn", perm=[0, 2, 1]),
+        node("Slice", ["anchors", "at0", "at2", "at2"], ["xy"], name="xy"),
+        node("Slice", ["anchors", "at2", "at4", "at2"], ["wh"], name="wh"),
+        node("Slice", ["anchors", "at4", "at6", "at2"], ["kept"], name="kept"),
+        node("Add", ["xy", "grid"], ["moved"], name="move"),
+        node("Mul", ["moved", "stride"], ["centers"], name="centers"),
+        node("Exp", ["wh"], ["grown"], name="grow"),
+        node("Mul", ["grown", "stride"], ["sizes"], name="sizes"),
+        node("Concat", ["centers", "sizes", "kept"], ["out"], name="join", axis=2),
+    ]
+    return model(nodes, {"x": (1, 4, size, size)}, {"out": (1, size * size, 6)}, tensors)
+
+
 def logarithm():
     """log of a convolution: NaN for negative values, read by a second convolution."""
     tensors = {"a.weight": np.ones((1, 1, 1, 1), np.float32), "b.weight": np.ones((1, 1, 1, 1), np.float32)}

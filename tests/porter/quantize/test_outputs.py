@@ -27,6 +27,20 @@ def narrow(tmp_path_factory):
     return targets.load(tmp_path_factory.mktemp("t"), output_dtypes='["int8", "int16"]')
 
 
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    """The same, and it decodes boxes too: exp and slices; 16 bits for all kinds."""
+    text = targets.BPU.partition("[ops.mul]")[0] + "".join(f"[ops.{kind}]\n" for kind in DECODED)
+    return targets.load(
+        tmp_path_factory.mktemp("t"), text, output_dtypes='["int8", "int16"]',
+        quantized_ops='["conv2d", "add", "mul", "sigmoid", "exp"]', table_ops='["sigmoid", "exp"]',
+        passive_ops='["reshape", "permute", "cat", "slice"]',
+    )  # fmt: skip
+
+
+DECODED = ("conv2d", "add", "mul", "sigmoid", "exp", "reshape", "permute", "cat", "slice")
+
+
 def run(target, model, dtype="int8", **options):
     return quantize(porter.load(model), target, dtype, images(), **options)
 
@@ -83,6 +97,37 @@ def test_sixteen_bits_where_they_are_joined(narrow):
     assert {path: layer.width for path, layer in mix.encodings.layers.items()} == {
         "box": "int8", "obj": "int8", "mix": "int16"}  # fmt: skip
     assert mix.ok
+
+
+def test_a_decoder_that_takes_apart_what_was_joined(decoder):
+    """Boxes and scores meet twice; each of the three ways keeps every score."""
+    joined = run(decoder, models.detector())
+    assert {4, 5} <= set(joined.report.outputs[0].dead)
+    assert joined.report.outputs[0].error.cosine > 0.95
+    assert not joined.ok
+    found = {how: run(decoder, models.detector(), outputs=how) for how in ("separate", "cut", "int16")}
+    ends = {how: [value.name for value in made.graph.outputs] for how, made in found.items()}
+    assert ends == {"separate": ["centers", "sizes", "kept"], "cut": ["cls_y", "reg_y"], "int16": ["out"]}
+    for how, made in found.items():
+        assert made.ok, how
+        assert "PT409" not in codes(made), how
+        columns = [sqnr for output in made.report.outputs for sqnr in output.columns.sqnr]
+        assert min(columns) > 25, how
+    # The scores have the scale of a sigmoid, of their own: 1/128 at most.
+    assert found["separate"].encodings.activations["scores"].scale[0] < 1 / 128
+    kinds = {part: {op.kind for op in g.ops()} for part, g in (("device", found["separate"].graph),
+                                                              ("host", found["separate"].host.graph))}  # fmt: skip
+    assert "cat" in kinds["host"] - kinds["device"]
+
+
+def test_what_the_target_does_not_run_is_not_taken_apart(decoder, tmp_path):
+    """Slices of axis 1 are illegal: the tensors stay joined, and only their slices become outputs."""
+    text = decoder.path.read_text().replace(
+        "[ops.slice]", '[ops.slice]\nlimits = [{ expr = "rank == 3", why = "three axes" }]'
+    )
+    made = run(targets.load(tmp_path, text), models.detector(), outputs="separate")
+    assert [value.name for value in made.graph.outputs] == ["centers", "sizes", "kept"]
+    assert made.encodings.activations["scores"] == made.encodings.activations["raw"]
 
 
 def test_what_cannot_be_divided(narrow, tmp_path):
