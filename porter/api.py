@@ -510,11 +510,14 @@ def _require_legal(graph: Graph, target: Target, verb: str) -> None:
     from porter.legalize import check
 
     report = check(graph, target)
-    if not report.ok:
-        kinds = list(dict.fromkeys(op.kind for op in report.ops if op.verdict != "native"))
+    # Where the device's toolchain itself puts on the host what the accelerator does not take, such an op runs.
+    runs = ("native", "host") if target.runtime.fallback == "host" else ("native",)
+    against = list(dict.fromkeys(op.kind for op in report.ops if op.verdict not in runs))
+    against += [f"{one.message} ({one.code})" for one in report.findings if one.severity == "error" and not one.kind]
+    if against:
         raise PorterError(
             "PT320",
-            f"{graph.source} is not legal for {target.name}: {', '.join(kinds[:8])}{' ...' if kinds[8:] else ''}",
+            f"{graph.source} is not legal for {target.name}: {', '.join(against[:8])}{' ...' if against[8:] else ''}",
             fix=f"Run `porter rewrite --target {target.name}` first and {verb} what it writes, use `porter port`, or "
             "insist with --force.",
         )

@@ -466,6 +466,31 @@ def test_model_as_a_whole(model: onnx.ModelProto, found: list[str]) -> None:
     assert all(op.verdict == N for op in report.ops)
 
 
+def test_what_runs_on_the_host_does_not_stop_quantization(tmp_path: Path) -> None:
+    """hb_mapper puts such an op on the CPU by itself; an opset that it does not read stops it."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 8, 8))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 8, 64))
+    weight = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1), "w")
+    shape = onnx.numpy_helper.from_array(np.array([1, 4, 64], dtype=np.int64), "shape")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Reshape", ["c", "shape"], ["r"]),
+        helper.make_node("Concat", ["r", "r"], ["y"], axis=1),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y], [weight, shape])
+    data = np.random.default_rng(0).normal(size=(2, 4, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "data.npy", data)
+    for opset, code in ((11, None), (12, "PT320")):
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7)
+        assert [op.verdict for op in porter.check(model, "x5").ops] == [N, N, H]
+        if code is None:
+            assert porter.quantize(model, "x5", str(tmp_path / "data.npy"), dtype="int8").ok
+        else:
+            with pytest.raises(PorterError, match="ONNX opset 12") as caught:
+                porter.quantize(model, "x5", str(tmp_path / "data.npy"), dtype="int8")
+            assert caught.value.code == code
+
+
 @pytest.mark.parametrize("name", ["x3", "x5", "j5"])
 def test_the_rules_of_quantization(name: str) -> None:
     table = TARGETS[name].quantization
