@@ -10,35 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ops import IMAGE, Shape, const, make, value
 
-from porter.infer import infer
 from porter.op_facts import facts
 from porter.ops import KINDS, Op, Value
 from porter.target import Target
 
 MLU270, MLU220 = Target.load("mlu270"), Target.load("mlu220")
-
-Shape = tuple[int, ...]
-
-
-def value(name: str, shape: Shape, dtype: str = "float32", const: bool = False) -> Value:
-    return Value(name, shape, dtype, np.ones(shape, dtype) if const else None)
-
-
-def make(kind: str, *operands: Value | Shape | None, dtype: str = "float32", **attrs: Any) -> Op:
-    """An op with inferred results; a bare shape is an operand computed at run time, of ``dtype``."""
-    if "dtype:" in KINDS[kind].attrs:
-        attrs["dtype"], dtype = dtype, "float32"
-    inputs = tuple(value(f"i{i}", o, dtype) if isinstance(o, tuple) else o for i, o in enumerate(operands))
-    results = infer(kind, inputs, attrs)
-    return Op(kind, inputs, tuple(Value(f"o{i}", s, d) for i, (s, d) in enumerate(results)), attrs)
-
-
-def const(*shape: int, dtype: str = "float32") -> Value:
-    return value("c", shape, dtype, const=True)
-
-
-IMAGE: Shape = (1, 64, 20, 20)
 
 
 def conv(
