@@ -36,10 +36,12 @@ def grouped(ops: Sequence[OpReport]) -> list[list[OpReport]]:
 
 
 def left_over(report: Report) -> str:
-    """What no rewrite mends: ``2 ops``, or ``2 ops and 1 finding about the whole model``."""
+    """What no rewrite mends: ``2 ops``, ``5 ops (2 on the host)``, or ``2 ops and 1 finding about the whole model``."""
     ops = sum(op.verdict not in ("native", "fold", "rewrite") for op in report.ops)
+    host = report.summary.get("host", 0)
     whole = sum(finding.severity == "error" and not finding.kind for finding in report.findings)
-    parts = [f"{ops} op{'s' * (ops != 1)}"] if ops or not whole else []
+    aside = f" ({host} on the host)" if host else ""
+    parts = [f"{ops} op{'s' * (ops != 1)}{aside}"] if ops or not whole else []
     parts += [f"{whole} finding{'s' * (whole != 1)} about the whole model"] if whole else []
     return " and ".join(parts)
 

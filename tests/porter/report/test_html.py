@@ -64,7 +64,7 @@ def test_every_op_and_edge_is_in_the_graph(tmp_path):
 def test_the_list_needs_no_script(tmp_path):
     shown = page(*reports.gate(tmp_path)).shown
     assert "there is no nonzero | <b> 100% @you" in shown and "net/head.py:7 in head" in shown
-    assert "3 ops would be left after porter rewrite; 5 findings." in shown
+    assert "3 ops (1 on the host) would be left after porter rewrite; 5 findings." in shown
 
 
 def test_nothing_is_loaded(tmp_path):
