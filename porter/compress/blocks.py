@@ -175,9 +175,9 @@ def remove_block(model: nn.Module, graph: Graph, block: Block) -> list[str]:
 def _follow(model: nn.Module, graph: Graph, result: str, constant: Tensor) -> list[str]:
     """Fold a constant for each channel of the value ``result`` into the layers that read it."""
     paths, behind = module_paths(graph), followers(graph)
+    calls = Counter(paths.values())
     offsets: dict[str, Tensor] = {result: constant}
     lost = []
-    outputs = {value.name for value in graph.outputs}
     for op in graph.ops():
         given = [offsets.get(value.name) for value in op.operands]
         if all(offset is None for offset in given):
@@ -198,7 +198,9 @@ def _follow(model: nn.Module, graph: Graph, result: str, constant: Tensor) -> li
             offsets[name] = offset
         elif path is not None and offset is not None and (op.kind.startswith("conv") or op.kind == "batch_norm"):
             module: Any = model.get_submodule(path)
-            if op.kind == "batch_norm":
+            if calls[path] > 1:  # a head that all scales share: its bias would reach those that never had the constant
+                lost.append(op.kind)
+            elif op.kind == "batch_norm":
                 module.running_mean -= offset.to(module.running_mean.dtype)
             elif op.kind.startswith("conv_transpose"):
                 lost.append(op.kind)
@@ -209,9 +211,7 @@ def _follow(model: nn.Module, graph: Graph, result: str, constant: Tensor) -> li
                 add_bias(model, path, behind.get(path), shift.flatten())
         else:
             lost.append(op.kind)
-        if name in outputs:
-            lost.append("output")
-    return lost
+    return lost + ["output"] * any(value.name in offsets for value in graph.outputs)
 
 
 def drop_zero_sums(graph: Graph) -> None:

@@ -115,6 +115,47 @@ def test_behind_an_activation_the_constant_is_lost_and_the_report_says_so():
     assert [f.code for f in made.findings if f.code != "PT610"] == ["PT611"]
 
 
+class Shared(nn.Module):
+    """Two scales and one head for both, as in RetinaNet; only the first scale reads the block's sum directly."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block, self.down = unit(3, 4), Block(nn.Identity(), nn.Identity()), unit(4, 4)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        x = self.block(self.stem(x))
+        return self.head(x), self.head(self.down(x))
+
+
+def test_a_sum_that_is_an_output_loses_the_constant_and_a_layer_that_is_one_does_not():
+    class Ends(nn.Module):
+        def __init__(self, shown):
+            super().__init__()
+            self.stem, self.block = unit(3, 4), Block(nn.Identity(), nn.Identity())
+            self.head, self.shown = nn.Conv2d(4, 2, 1), shown
+
+        def forward(self, x):
+            x = self.block(self.stem(x))
+            return (self.head(x), x) if self.shown else self.head(x)
+
+    assert prune(Ends(True).double().eval(), 1).blocks[0].lost_at == ("output",)
+    assert prune(Ends(False).double().eval(), 1).blocks[0].lost_at == ()
+
+
+def test_a_head_that_scales_share_takes_no_scales_constant():
+    torch.manual_seed(0)
+    model = Shared().double().eval()
+    with torch.no_grad():
+        model.block.b[1].weight.zero_()
+        model.block.b[1].bias.normal_()
+    x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    second = model(x)[1]
+    made = prune(model, 1)
+    torch.testing.assert_close(made.module(x)[1], second, rtol=0, atol=1e-12)
+    assert made.blocks[0].lost_at == ("conv2d",)
+
+
 def test_the_pruned_module_trains_on():
     made = prune(net(), 2)
     module = copy.deepcopy(made.module).train()
