@@ -64,7 +64,7 @@ def plot_gammas(history: GammaHistory, path: str | Path, *, overwrite: bool = Fa
 
 
 def plot_channels(made: Pruned, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Channels of every layer before and after, and parameters, MACs and the metric of every stage."""
+    """Channels of every layer before and after; parameters, MACs, metric and latency of every stage."""
     picture = Path(path)
     layers = made.layers
     with _figure(picture, 10, max(4.0, 0.16 * len(layers) + 1), overwrite) as figure:
@@ -73,20 +73,21 @@ def plot_channels(made: Pruned, path: str | Path, *, overwrite: bool = False) ->
         bars.barh(places, [layer.total for layer in layers], color="lightgray", label="before")
         bars.barh(places, [layer.remaining for layer in layers], color="tab:blue", label="after")
         bars.set_yticks(places, [layer.path for layer in layers], fontsize=6)
-        bars.set(xlabel="channels", title=made.model, ylim=(len(layers), -1))
-        bars.legend(loc="lower right")
-        first = made.stages[0]
+        bars.set(xlabel="channels", ylim=(len(layers), -1))
+        bars.set_title(f"{made.model}: threshold {made.threshold:.4g}", loc="right")
+        bars.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
         names = [stage.name for stage in made.stages]
-        for label, values in (
-            ("MACs", [stage.macs / first.macs for stage in made.stages]),
-            ("parameters", [stage.parameters / first.parameters for stage in made.stages]),
-            (
-                "metric",
-                [stage.metric / first.metric if stage.metric and first.metric else None for stage in made.stages],
-            ),
-        ):
-            if None not in values:
-                stages.plot(names, values, marker="o", label=label)
+        measures: list[tuple[str, list[float | None]]] = [
+            ("parameters", [stage.parameters for stage in made.stages]),
+            ("MACs", [stage.macs for stage in made.stages]),
+            ("metric", [stage.metric for stage in made.stages]),
+            ("measured ms", [stage.latency.milliseconds if stage.latency else None for stage in made.stages]),
+            ("estimated ms", [stage.estimate for stage in made.stages]),
+        ]
+        for label, values in measures:
+            known = [value for value in values if value is not None]
+            if len(known) == len(names) and known[0]:
+                stages.plot(names, [value / known[0] for value in known], marker="o", label=label)
         stages.set(title="share of the first", ylim=(0, None))
         stages.tick_params(axis="x", rotation=30)
         stages.legend()

@@ -41,8 +41,8 @@ def print_pruned(out: Console, made: Pruned) -> None:
     print_stages(out, made)
     out.print()
     out.print(
-        f"proof: {made.structure:.1g} of an output's range from the original with the removed channels' gamma and beta "
-        f"at 0, {made.folding:.1g} with gamma alone at 0"
+        f"proof: {made.structure:.1g} of an output column's range from the original with the removed channels' gamma "
+        f"and beta at 0, {made.folding:.1g} with gamma alone at 0"
     )
     if made.findings:
         out.print()
@@ -84,7 +84,7 @@ def print_stages(out: Console, made: Pruned) -> None:
     if first.estimate is not None:
         out.print(f"estimate: the roofline of {escape(made.rates or '')}")
     if first.latency is not None:
-        out.print(f"latency: measured on {escape(first.latency.machine)}, not on {made.target}")
+        out.print(f"ms: measured in float32 on this machine ({escape(first.latency.machine)}), whatever the target")
 
 
 def _count(value: int, first: int) -> str:

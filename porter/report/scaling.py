@@ -46,7 +46,8 @@ def print_scaled(out: Console, scaled: Scaled) -> None:
             f"[{_STYLE[c.state]}]{c.state}[/]{' *' if c.factor in front else ''} {mark}".rstrip(),
         )  # fmt: skip
     out.print(table)
-    out.print(f"* on the Pareto front of latency and {'accuracy' if plan.train else 'multiply-accumulates'}")
+    if front:
+        out.print(f"* on the Pareto front of latency and {'accuracy' if plan.train else 'multiply-accumulates'}")
     _print_sources(out, scaled)
     _print_choice(out, scaled)
 

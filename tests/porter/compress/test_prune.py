@@ -262,6 +262,41 @@ def test_code_that_does_not_follow_is_refused():
     assert caught.value.code == "PT605"
 
 
+class Columns(Chain):
+    """A column of pixels beside one of scores, which the number of channels that are left doubles."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        x = self.b(self.a(x))
+        y = self.head(x).flatten(2).transpose(1, 2)
+        return torch.cat((y[..., :1] * 1e6, y[..., 1:] * (1 if x.shape[1] == 4 else self.factor)), -1)
+
+
+def test_a_wrong_score_is_not_hidden_by_a_column_of_large_numbers():
+    right, wrong = Columns(1), Columns(2)
+    for model in (right, wrong):
+        set_gammas(model, a=[1.0] * 4, b=[0.0, 1.0, 1.0, 1.0])
+    made = prune(right, percent=0.2)
+    assert kept(made)["b.1"] == 3 and made.structure < 1e-10
+    with pytest.raises(PorterError) as caught:
+        prune(wrong, percent=0.2)
+    assert caught.value.code == "PT605"
+
+
+def test_code_that_insists_on_float32_is_proved_in_float32():
+    class Single(Chain):
+        def forward(self, x):
+            return super().forward(x.float())
+
+    model = Single()
+    set_gammas(model, a=[1.0] * 4, b=[0.0, 1.0, 1.0, 1.0])
+    made = prune(model, percent=0.2)
+    assert kept(made)["b.1"] == 3 and made.structure < 1e-5
+
+
 # -- folding -------------------------------------------------------------------------------------------------------
 
 
