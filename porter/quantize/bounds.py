@@ -9,7 +9,7 @@ is multiplied by one. That is enough to see boxes in pixels beside scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
-from porter.ops import Op, Value
+from porter.ops import Op, Value, moved_axis
 from porter.quantize.conflicts import LEVELS, joined_parts, joins
 from porter.quantize.numerics import BITS, qrange
 from porter.quantize.plan import plan
@@ -53,8 +53,8 @@ _KNOWN: dict[str, Bound] = {
 }
 #: Kinds whose results are elements of their first operand.
 _MOVED = frozenset({
-    "identity", "reshape", "flatten", "permute", "squeeze", "unsqueeze", "expand", "repeat", "slice", "select", "split",
-    "chunk", "unbind", "take", "gather", "index_select", "max_pool1d", "max_pool2d", "max_pool3d", "pixel_shuffle",
+    "identity", "reshape", "flatten", "permute", "squeeze", "unsqueeze", "expand", "repeat", "select", "split", "chunk",
+    "unbind", "take", "gather", "index_select", "max_pool1d", "max_pool2d", "max_pool3d", "pixel_shuffle",
     "pixel_unshuffle", "flip", "roll", "amax", "amin",
 })  # fmt: skip
 #: The fewest steps that an 8-bit scale has above zero.
@@ -76,8 +76,9 @@ def bounds(graph: Graph) -> dict[str, Bound]:
                 found[value.name] = constant
         return found.get(value.name)
 
+    producers = graph.producers()
     for op in graph.ops():
-        bound = _result(op, of)
+        bound = _slice(producers, op, of) if op.kind == "slice" else _result(op, of)
         if bound is not None and math.isfinite(bound.low) and math.isfinite(bound.high):
             found.update((out.name, bound) for out in op.outputs)
     return found
@@ -102,17 +103,58 @@ def _result(op: Op, of: Callable[[Value | None], Bound | None]) -> Bound | None:
     if kind == "clamp" and op.attrs["min"] is not None and op.attrs["max"] is not None:
         return Bound(float(op.attrs["min"]), float(op.attrs["max"]), True)
     if kind in ("cat", "stack"):
-        parts = [of(value) for value in op.operands]
-        known = [part for part in parts if part is not None]
-        if not known:
-            return None
-        sure = len(known) == len(parts) and all(part.sure for part in known)
-        return Bound(min(part.low for part in known), max(part.high for part in known), sure)
+        return _union([of(value) for value in op.operands])
     if kind == "exp":
         return Bound(0.0, 1.0, False) if first is None else _exp(first)
     if kind in ("add", "sub", "mul", "div"):
         return _arithmetic(kind, first, of(op.inputs[1]))
     return None
+
+
+def _union(parts: Sequence[Bound | None]) -> Bound | None:
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    sure = len(known) == len(parts) and all(part.sure for part in known)
+    return Bound(min(part.low for part in known), max(part.high for part in known), sure)
+
+
+def _slice(producers: Mapping[str, Op], op: Op, of: Callable[[Value | None], Bound | None]) -> Bound | None:
+    """Of the tensors that the slice holds elements of: one of boxes and scores joined may hold scores alone."""
+    a, x = op.attrs, op.operands[0]
+    if len(a["axes"]) != 1 or a["steps"] != (1,):
+        return of(x)
+    return _union([of(value) for value in _sliced(producers, x, a["axes"][0], a["starts"][0], a["ends"][0])])
+
+
+def _sliced(producers: Mapping[str, Op], x: Value, axis: int, start: int, end: int) -> list[Value]:
+    """The values whose elements x[start:end] along ``axis`` are, through moves and concatenations."""
+    found: dict[str, Value] = {}
+    waiting, done = [(x, axis, start, end)], set()
+    while waiting:
+        value, axis, start, end = waiting.pop()
+        if (value.name, axis, start, end) in done:
+            continue
+        done.add((value.name, axis, start, end))
+        op = producers.get(value.name)
+        if op is not None and op.kind == "cat" and all(part.shape is not None for part in op.operands):
+            at = 0
+            for part in op.operands:
+                if op.attrs["axis"] != axis:
+                    waiting.append((part, axis, start, end))
+                    continue
+                size = (part.shape or ())[axis]
+                low, high = max(start - at, 0), min(end - at, size)
+                if low < high:
+                    waiting.append((part, axis, low, high))
+                at += size
+            continue
+        before = moved_axis(op, axis) if op is not None else None
+        if op is None or before is None:
+            found[value.name] = value
+        else:
+            waiting.append((op.operands[0], before, start, end))
+    return list(found.values())
 
 
 def _exp(x: Bound) -> Bound | None:

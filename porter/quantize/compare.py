@@ -128,7 +128,7 @@ def _apply(op: Op, x: Array, weight: Array) -> Array:
 
 
 def judge_outputs(report: QuantizationReport) -> list[Finding]:
-    """Findings about dead and hidden columns, and layers that lose much on their own."""
+    """Findings about dead, lost and hidden columns, and layers that lose much on their own."""
     findings = []
     for output in report.outputs if report.compared else ():
         if output.dead:
@@ -138,6 +138,17 @@ def judge_outputs(report: QuantizationReport) -> list[Finding]:
                     f"output {output.name}: column {_some(output.dead)} of axis {output.columns.axis} is constant "
                     "after quantization and varies in the float model (the cosine of the whole output is "
                     f"{output.error.cosine:.6f})",
+                    Origin(), "Use int16, or quantize before the columns are joined (see PT409).", output.name,
+                )
+            )  # fmt: skip
+        if output.lost:
+            worst = min(float(output.columns.sqnr[i]) for i in output.lost)
+            findings.append(
+                Finding(
+                    "PT410", "error",
+                    f"output {output.name}: column {_some(output.lost)} of axis {output.columns.axis} is mostly "
+                    f"noise after quantization (SQNR {worst:.1f} dB), which the {output.error.sqnr:.1f} dB of the "
+                    "whole output hides",
                     Origin(), "Use int16, or quantize before the columns are joined (see PT409).", output.name,
                 )
             )  # fmt: skip

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from porter.findings import Finding, Severity
 from porter.graph import Graph
 from porter.ops import Op, Value
 from porter.quantize.calibrate import Calibration
 from porter.quantize.encodings import Encoding, Encodings
-from porter.quantize.numerics import Dtype
-from porter.quantize.plan import Plan, Site
+from porter.quantize.numerics import BITS, Dtype
+from porter.quantize.plan import Group, Plan, Site
 from porter.quantize.scheme import PRODUCTS
 
 __all__ = ["LEVELS", "Conflict", "Join", "before_products", "conflicts", "joined_parts", "joins", "wide_pins"]
@@ -25,9 +25,9 @@ LEVELS = 8
 
 @dataclass(slots=True)
 class Join:
-    """A concatenation whose parts end up under one scale: in the input of ``site``, in the integer tensor ``value``, or
-    (``integer`` False) in an output that stays in float. ``inner``: a product behind it reads what it joins, so that it
-    is no part of the decoding of outputs.
+    """Concatenated tensors, ``parts``, that end up under one scale: in the input of ``site``, in the integer tensor
+    ``value``, or (``integer`` False) in an output that stays in float. ``cat`` is the last concatenation of them.
+    ``inner``: products behind it read what it joins, so that it is no part of the decoding of outputs.
     """
 
     value: Value
@@ -71,7 +71,7 @@ def _leaves(producers: Mapping[str, Op], cat: Op) -> Iterator[Value]:
 
 
 def joins(graph: Graph, plan: Plan) -> list[Join]:
-    """Every concatenation whose result is an integer tensor, or a model output."""
+    """Every concatenation whose result is an integer tensor, or a model output; one for all that share an encoding."""
     producers = graph.producers()
     ends: list[tuple[Value, Site | None, bool]] = []
     if plan.scheme.flow == "operands":
@@ -89,7 +89,41 @@ def joins(graph: Graph, plan: Plan) -> list[Join]:
         parts = joined_parts(producers, value)
         if parts is not None:
             found.append(Join(value, *parts, site, integer, value.name in needed))
-    return found
+    return found if plan.scheme.flow == "operands" else _merged(found, producers, plan)
+
+
+def _merged(found: Sequence[Join], producers: Mapping[str, Op], plan: Plan) -> list[Join]:
+    """One join for each group of values with one encoding. Its parts are where the group's values come from: what is
+    joined twice (a decoder slices it, and joins it again) is one part.
+    """
+    groups = plan.group_of()
+    merged: dict[str, Join] = {}
+    rest = []
+    for join in found:
+        group = groups.get(join.value.name) if join.integer else None
+        if group is None:
+            rest.append(join)
+            continue
+        before = merged.get(group.name)
+        parts = {} if before is None else {part.name: part for part in before.parts}
+        parts |= {part.name: part for value in join.parts for part in _sources(producers, value, group)}
+        inner = join.inner and (before is None or before.inner)
+        merged[group.name] = replace(join, parts=list(parts.values()), inner=inner)
+    return [*merged.values(), *rest]
+
+
+def _sources(producers: Mapping[str, Op], value: Value, group: Group) -> Iterator[Value]:
+    """The values of a group that ``value``, one of it, is moved from."""
+    waiting, known = [value], {value.name}
+    while waiting:
+        value = waiting.pop()
+        op = producers.get(value.name)
+        if value.name in group.sources or op is None:
+            yield value
+            continue
+        new = [v for v in op.operands if v.name in group.values and v.name not in known]
+        known.update(v.name for v in new)
+        waiting += reversed(new)
 
 
 def before_products(graph: Graph) -> set[str]:
@@ -128,13 +162,14 @@ def conflicts(
         told.add(key)
         who = (
             f"one {shared.dtype} scale of {step:.3g}, for tensors up to {max(sizes):.4g}, is too coarse for "
-            f"{', '.join(small.values())}"
+            f"{_some(list(small.values()))}"
         )
         if join.integer:
             message = f"{join.site.path if join.site is not None else join.value.name}: {who}"
-            fix = "Give it 16 bits (--outputs int16)."
-            if not join.inner:
-                fix = f"Quantize before they are joined (--outputs separate or cut), or: {fix}"
+            ways = [] if join.inner else ["Quantize before they are joined (--outputs separate or cut)."]
+            if BITS[shared.dtype] < 16:
+                ways.append("Give it 16 bits (--outputs int16).")
+            fix = " Or: ".join(ways)
         else:
             message = f"output {join.value.name} stays in float on {target}, so nothing is lost there; {who}"
             fix = ""
@@ -163,6 +198,10 @@ def wide_pins(plan: Plan, found: Sequence[Conflict], width: str) -> dict[str, st
             if site.quantized and fits and (reads & names or site.result.name in names):
                 pins[site.output.name] = width
     return pins
+
+
+def _some(texts: Sequence[str], most: int = 6) -> str:
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def _fate(steps: float) -> str:

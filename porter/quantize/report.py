@@ -19,6 +19,8 @@ __all__ = ["Columns", "LayerReport", "OutputReport", "QuantizationReport", "colu
 
 #: A column this many dB under its output, and under _LOW_DB itself, is hidden by the others.
 _HIDDEN_DB, _LOW_DB = 20.0, 10.0
+#: Below this a column is mostly noise: nearly dead, where the output around it still looks well.
+_LOST_DB, _WELL_DB = 3.0, 10.0
 #: A float column that moves by less than this share of its own size is constant but for rounding.
 _MOVES = 1e-6
 
@@ -154,10 +156,17 @@ class OutputReport:
 
     @property
     def hidden(self) -> list[int]:
-        """Columns that are not dead but far worse than the whole tensor."""
-        sqnr = self.columns.sqnr
-        low = (sqnr < min(_LOW_DB, self.error.sqnr - _HIDDEN_DB)) & ~self.columns.dead
-        return [int(i) for i in np.flatnonzero(low)]
+        """Columns that are neither dead nor lost but far worse than the whole tensor."""
+        low = self.columns.sqnr < min(_LOW_DB, self.error.sqnr - _HIDDEN_DB)
+        return [int(i) for i in np.flatnonzero(low & ~self.columns.dead) if i not in self.lost]
+
+    @property
+    def lost(self) -> list[int]:
+        """Columns that still vary but are mostly noise, in an output that as a whole looks well: scores of which only
+        0 and 1 are left."""
+        if self.error.sqnr < _WELL_DB:
+            return []
+        return [int(i) for i in np.flatnonzero((self.columns.sqnr < _LOST_DB) & ~self.columns.dead)]
 
     @property
     def dead(self) -> list[int]:
@@ -169,6 +178,7 @@ class OutputReport:
             **self.error.to_json(),
             "axis": columns.axis,
             "dead": self.dead,
+            "lost": self.lost,
             "columns": [
                 {
                     "index": index,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -100,16 +101,22 @@ def _print_head(out: Console, report: Report, target_title: str) -> None:
 
 
 def _print_groups(out: Console, ops: Sequence[OpReport], findings: Sequence[Finding], verbose: bool) -> None:
+    # The verdict of an op is printed with its group; other findings may name the same op, or one that is native.
+    verdicts = Counter((op.name, op.kind) for op in ops if op.verdict != "native")
     fixes: dict[tuple[str, str], str] = {}
+    extra = []
     for f in findings:
-        fixes.setdefault((f.op, f.kind), f.fix)
+        if verdicts[f.op, f.kind] > 0:
+            verdicts[f.op, f.kind] -= 1
+            fixes.setdefault((f.op, f.kind), f.fix)
+        else:
+            extra.append(f)
     for group in grouped(ops):
         first = group[0]
         if first.verdict == "fold":
             _print_folds(out, group, verbose)
         else:
             _print_group(out, group, fixes.get((first.name, first.kind), ""), verbose)
-    extra = [f for f in findings if not f.kind]
     if extra:
         out.print()
         print_findings(out, extra)

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import porter
+from porter.baseline import judge
+from porter.places import Places
 from porter.quantize.bounds import bounds, foreseen
+from porter.report.formats import Context, render
 from porter.target import Target
 
 
@@ -59,6 +62,30 @@ def test_check_foresees_the_conflict(narrow):
     assert "one scale for centers (about 632) and scores (at most 1): a step of about 4.98" in finding.message
     assert "--outputs" in finding.fix
     assert finding in porter.check(decode(), narrow).findings
+
+
+def test_check_sees_through_what_is_taken_apart(tmp_path):
+    """Raw boxes and scores are joined, sliced and joined again: each slice has the bounds of what it holds."""
+    graph = porter.load(models.detector())
+    found = bounds(graph)
+    assert "xy" not in found
+    assert (found["kept"].high, found["kept"].sure) == (1, True)
+    assert (found["raw"].high, found["raw"].sure) == (1, False)
+    target = targets.load(
+        tmp_path, targets.BPU.partition("[ops.mul]")[0], output_dtypes='["int8"]', widths='{ int8 = ["int8", "int8"] }',
+        quantized_ops='["conv2d", "add", "mul", "sigmoid", "exp"]',
+        passive_ops='["reshape", "permute", "cat", "slice"]',
+    )  # fmt: skip
+    (finding,) = foreseen(graph, target)
+    assert "out has one scale for centers (about 400) and scores (at most 1)" in finding.message
+    # The printed report names it, whether its op is native or not.
+    context = Context("test", None, Places(tmp_path))
+    for kinds in ("", "".join(f"[ops.{kind}]\n" for kind in {op.kind for op in graph.ops()})):
+        path = tmp_path / "ops.toml"
+        path.write_text((tmp_path / "target.toml").read_text() + "\n" + kinds)
+        text = render("text", judge(porter.check(graph, str(path))), context)
+        assert text.count("PT409 warning") == 1
+        assert text.count("--outputs separate") == 1
 
 
 def test_nothing_is_said_where_nothing_is_lost(narrow):

@@ -120,6 +120,18 @@ def test_a_decoder_that_takes_apart_what_was_joined(decoder):
     assert "cat" in kinds["host"] - kinds["device"]
 
 
+def test_scores_of_zero_and_one_are_lost(decoder):
+    """A step of about 1: the scores still vary, and say nothing. The run fails as with dead ones."""
+    made = run(decoder, models.detector(stride=20))
+    (output,) = made.report.outputs
+    assert output.dead == []
+    assert output.lost == [4]
+    assert 4 not in output.hidden
+    assert not made.ok
+    assert "column 4 of axis 2 is mostly noise" in codes(made)["PT410"].message
+    assert output.to_json()["lost"] == [4]
+
+
 def test_what_the_target_does_not_run_is_not_taken_apart(decoder, tmp_path):
     """Slices of axis 1 are illegal: the tensors stay joined, and only their slices become outputs."""
     text = decoder.path.read_text().replace(
