@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -99,10 +102,11 @@ def quantize(
     from porter.report.quantization import print_quantized
 
     check_output(output, overwrite, files(model, calibration, str(encodings) if encodings else None))
-    with counter("calibrating") as count:
+    state = output.with_name(f"{output.name}.calibration.npz")
+    with counter("calibrating") as count, _kept(state):
         made = api.quantize(
             model, target, calibration, input_, dtype=dtype, preprocess=preprocess, encodings=encodings, force=force,
-            state=output.with_name(f"{output.name}.calibration.npz"), progress=count,
+            state=state, progress=count,
             observer=observer, per_channel=per_channel, first_conv=first_conv,
             pins=pins(pin or ()), skip=skip or (), outputs=outputs.value,
             equalize=equalize, adaround=adaround, bias_correction=bias_correction,
@@ -114,3 +118,16 @@ def quantize(
     print_quantized(out, made)
     out.print(f"wrote {output}")
     raise typer.Exit(0 if made.ok else 1)
+
+
+@contextmanager
+def _kept(state: Path) -> Iterator[None]:
+    """After an interrupt, say what the next run will go on from."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        if state.exists():
+            print(f"what was calibrated is kept in {state}; the same command goes on from there", file=sys.stderr)
+        raise

@@ -20,7 +20,7 @@ from porter.ops import Array, Op, Value
 from porter.quantize.encodings import Encoding
 from porter.quantize.numerics import Dtype
 from porter.quantize.observers import NotFiniteError, Observer, make_observer
-from porter.quantize.resume import Resume, deferred_signals, fingerprint, raise_signal
+from porter.quantize.resume import Resume, deferred_signals, fingerprint, obey
 from porter.quantize.scheme import Scheme
 from porter.quantize.taps import TAPS_BYTES, Steps, Taps
 
@@ -172,7 +172,9 @@ def calibrate(
             if kept is not None:
                 kept.saw(index + 1, made, item, now=bool(signalled))
             if signalled:
-                raise_signal(signalled[0])
+                break
+    if signalled:
+        obey(signalled[0])
     return made
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from porter.graph import Graph
 from porter.ops import Array
 from porter.quantize.taps import Steps
 
-__all__ = ["Resume", "Stateful", "deferred_signals", "fingerprint", "raise_signal"]
+__all__ = ["Resume", "Stateful", "deferred_signals", "fingerprint", "obey"]
 
 #: Seconds between two versions of the file.
 _EVERY = 5.0
@@ -141,10 +141,10 @@ def deferred_signals(wanted: bool) -> Iterator[list[int]]:
 
     def handler(number: int, frame: FrameType | None) -> None:
         if caught:
-            raise_signal(number)
+            _obey(number, before[number])
         caught.append(number)
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {int(n): signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
     finally:
@@ -152,8 +152,13 @@ def deferred_signals(wanted: bool) -> Iterator[list[int]]:
             signal.signal(number, old)
 
 
-def raise_signal(number: int) -> None:
-    """Raise what the signal would have raised: KeyboardInterrupt, or SystemExit with 128 + its number."""
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
+def obey(number: int) -> NoReturn:
+    """Do what the signal would have done: call its handler (Python's own raises KeyboardInterrupt); one that ends the
+    process, or does not raise, becomes SystemExit with 128 + the number."""
+    _obey(number, signal.getsignal(number))
+
+
+def _obey(number: int, handler: Any) -> NoReturn:
+    if callable(handler):
+        handler(number, None)
     raise SystemExit(128 + number)

@@ -227,3 +227,35 @@ def test_one_sample_is_told():
     assert "PT431" in {finding.code for finding in made.findings}
     more = porter.quantize(models.small(), "mlu270", images(2), dtype="int8", force=True)
     assert "PT431" not in {finding.code for finding in more.findings}
+
+
+def test_the_command_says_what_it_kept_and_goes_on(tmp_path):
+    """Ctrl-C to `porter quantize`: the code of an interrupt, the file named, and the next run uses it."""
+    (tmp_path / "slow.py").write_text(
+        "import time\nimport numpy as np\n"
+        "def samples():\n"
+        "    rng = np.random.default_rng(0)\n"
+        "    return Slow([rng.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(40)])\n"
+        "class Slow(list):\n"
+        "    def __iter__(self):\n"
+        "        import os, pathlib\n"
+        "        for index, item in enumerate(super().__iter__()):\n"
+        "            if index == 5:\n"
+        "                pathlib.Path('started').touch()\n"
+        "            time.sleep(0.0 if os.environ.get('FAST') else 0.1)\n"
+        "            yield item\n"
+    )
+    (tmp_path / "m.onnx").write_bytes(models.small().SerializeToString())
+    command = [sys.executable, "-m", "porter.cli", "quantize", "-t", "mlu270", "m.onnx", "-c", "slow.py:samples", "-o",
+               "q", "--force"]  # fmt: skip
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "started").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    _, told = first.communicate(timeout=60)
+    assert first.returncode == 2 and "PT516" in told and "q.calibration.npz" in told
+    assert sorted(p.name for p in tmp_path.glob("q*")) == ["q.calibration.npz"]
+    fast = {**os.environ, "FAST": "1"}
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=fast)
+    assert again.returncode == 0 and "PT430" in again.stdout and not (tmp_path / "q.calibration.npz").exists()
