@@ -113,12 +113,13 @@ def _merged(found: Sequence[Join], producers: Mapping[str, Op], plan: Plan) -> l
 
 
 def _sources(producers: Mapping[str, Op], value: Value, group: Group) -> Iterator[Value]:
-    """The values of a group that ``value``, one of it, is moved from."""
+    """The values of a group that ``value`` is moved from; itself, where it is none of the group (a concatenation that
+    requantizes)."""
     waiting, known = [value], {value.name}
     while waiting:
         value = waiting.pop()
         op = producers.get(value.name)
-        if value.name in group.sources or op is None:
+        if op is None or value.name in group.sources or value.name not in group.values:
             yield value
             continue
         new = [v for v in op.operands if v.name in group.values and v.name not in known]

@@ -120,6 +120,19 @@ def test_a_decoder_that_takes_apart_what_was_joined(decoder):
     assert "cat" in kinds["host"] - kinds["device"]
 
 
+def test_a_concatenation_that_requantizes(decoder, tmp_path):
+    """Each part has its own scale, and the result another one, under which the scores die all the same."""
+    text = decoder.path.read_text().replace('"cat", ', "").replace('"exp"]\n', '"exp", "cat"]\n', 1)
+    target = targets.load(tmp_path, text)
+    made = run(target, models.detector())
+    assert made.encodings.activations["scores"].scale[0] < 1 / 128
+    finding = codes(made)["PT409"]
+    assert finding.message.startswith("out: one int8 scale of 4.75")
+    assert "kept (up to" in finding.message
+    assert any(f.code == "PT409" for f in porter.check(models.detector(), target).findings)
+    assert run(target, models.detector(), outputs="separate").ok
+
+
 def test_scores_of_zero_and_one_are_lost(decoder):
     """A step of about 1: the scores still vary, and say nothing. The run fails as with dead ones."""
     made = run(decoder, models.detector(stride=20))
