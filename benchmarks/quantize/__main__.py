@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="contenders at a time")
     parser.add_argument("--timeout", type=float, default=300, help="seconds that a contender may take on one model")
     parser.add_argument("--reuse", action="store_true", help="take what an earlier run measured on the same items")
+    parser.add_argument("--kept", action="store_true", help="measure nothing: print what earlier runs measured")
     parser.add_argument("--no-speed", action="store_true", help="leave out calibration's speed and memory")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-quantize")
     args = parser.parse_args()
@@ -72,9 +73,9 @@ def main() -> None:
             prepared = prepare(case, packages, args.work, limit)
             floats[case.name] = prepared.scores
             print(f"\n{case.title}: float {prepared.scores}", flush=True)
-            runs = [
-                pool.submit(_one, prepared, c, versions[c.environment], args.timeout, args.reuse) for c in contenders
-            ]
+            todo = [c for c in contenders if not args.kept or _kept(prepared, c).exists()]
+            reuse = args.reuse or args.kept
+            runs = [pool.submit(_one, prepared, c, versions[c.environment], args.timeout, reuse) for c in todo]
             results += [run.result() for run in runs]
     printed = tables.markdown(cases, floats, results, versions)
     if not args.no_speed:
@@ -88,9 +89,14 @@ def main() -> None:
         _write(printed, cases, floats, results, versions)
 
 
+def _kept(prepared: Prepared, contender: Contender) -> Path:
+    """Where a result is kept: with the same items, the same file."""
+    return prepared.folder / f"{contender.key}-{prepared.digest}.json"
+
+
 def _one(prepared: Prepared, contender: Contender, version: tuple[str, str], timeout: float, reuse: bool) -> Result:
     """Measure, keep what was measured, say it in a line."""
-    kept = prepared.folder / f"{contender.key}-{prepared.digest}.json"
+    kept = _kept(prepared, contender)
     result = None
     if reuse and kept.exists():
         result = Result(**{**json.loads(kept.read_text()), "reused": True})

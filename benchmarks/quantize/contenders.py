@@ -90,7 +90,7 @@ CONTENDERS = (
         "porter", "porter", "porter",
         ("int8", "default", "min-max", {}),
         ("int8", "best", "mix", {"observer": "mix"}),
-        ("int8", "best", "mix, bias correction", {"observer": "mix", "bias_correction": True}),
+        ("int8", "best", "moving average, bias correction", {"observer": "moving_average", "bias_correction": True}),
         ("int16", "default", "min-max", {}),
         ("w8a16", "default", "min-max", {}),
     ),

@@ -37,24 +37,30 @@ def _peer(result: Result) -> str:
     return str(result.contender["peer"])
 
 
-def _best(results: Iterable[Result]) -> Result | None:
-    """The highest task metric, then the highest SQNR; None when all failed."""
+def _kept(result: Result, floats: Floats) -> float:
+    """The task metric, at most the float model's: what is above it is luck."""
+    return min(_first(result.scores), _first(floats[result.case]))
+
+
+def _best(results: Iterable[Result], floats: Floats) -> Result | None:
+    """The highest task metric (capped), then the highest SQNR; None when all failed."""
     done = [r for r in results if r.scores]
-    return max(done, key=lambda r: (round(_first(r.scores), 4), r.sqnr), default=None)
+    return max(done, key=lambda r: (round(_kept(r, floats), 4), r.sqnr), default=None)
 
 
-def _verdict(ours: Result | None, other: Result | None) -> str:
+def _verdict(ours: Result | None, other: Result | None, floats: Floats) -> str:
     if ours is None:
         return "**failed**"
     if other is None:
         return "alone"
-    apart = _first(ours.scores) - _first(other.scores)
-    return "level" if abs(apart) <= LEVEL else "ahead" if apart > 0 else "**behind**"
+    apart = _kept(ours, floats) - _kept(other, floats)
+    # A hair's breadth for sums of floats that print alike.
+    return "level" if abs(apart) <= LEVEL + 1e-9 else "ahead" if apart > 0 else "**behind**"
 
 
-def _cell(results: Sequence[Result]) -> str:
+def _cell(results: Sequence[Result], floats: Floats) -> str:
     """The best row's figures; of no row at all, a dash."""
-    best = _best(results)
+    best = _best(results, floats)
     if best is None:
         return "failed" if results else "–"
     return f"{_first(best.scores):.3f} ({best.sqnr:.1f} dB)"
@@ -70,31 +76,36 @@ def summary(cases: Sequence[Case], floats: Floats, results: Sequence[Result], wi
         ours = [r for r in found if _peer(r) == OURS]
         plain = [r for r in ours if r.contender["kind"] == "default"]
         others = [[r for r in found if _peer(r) == peer] for peer in peers]
-        best = _best(r for rows in others for r in rows)
+        best = _best((r for rows in others for r in rows), floats)
         rows.append([
-            f"{case.title}: {case.metric}", f"{_first(floats[case.name]):.3f}", _cell(plain), _cell(ours),
-            *map(_cell, others), _verdict(_best(plain), best), _verdict(_best(ours), best),
+            f"{case.title}: {case.metric}", f"{_first(floats[case.name]):.3f}", _cell(plain, floats), _cell(ours, floats),
+            *(_cell(rows_of, floats) for rows_of in others),
+            _verdict(_best(plain, floats), best, floats), _verdict(_best(ours, floats), best, floats),
         ])  # fmt: skip
     head = ["model: metric", "float", "porter, default", "porter, best", *peers, "its default is", "its best is"]
     return table(head, rows)
 
 
-def counts(cases: Sequence[Case], results: Sequence[Result], width: str) -> str:
-    """In how many models porter's default is ahead of, level with and behind each row of the peers."""
+def counts(cases: Sequence[Case], floats: Floats, results: Sequence[Result], width: str) -> str:
+    """In how many models porter, by its default and by its best row, is ahead of, level with and behind each row of the
+    peers."""
     mine = [r for r in results if r.contender["width"] == width]
+    ours = {case.name: [r for r in mine if r.case == case.name and _peer(r) == OURS and r.scores] for case in cases}
     rows = []
     for peer, kind, label in dict.fromkeys((_peer(r), r.contender["kind"], r.contender["label"]) for r in mine):
         if peer.startswith(OURS):
             continue
-        tally = {"ahead": 0, "level": 0, "behind": 0, "failed": 0}
-        for case in cases:
-            found = [r for r in mine if r.case == case.name]
-            ours = _best(r for r in found if _peer(r) == OURS and r.contender["kind"] == "default")
-            other = next((r for r in found if _peer(r) == peer and r.contender["label"] == label), None)
-            if other is not None and ours is not None:
-                tally[_verdict(ours, other).strip("*") if other.scores else "failed"] += 1
-        rows.append([f"{peer}, {kind}: {label}", *map(str, tally.values())])
-    return table(["against", "porter ahead", "level", "porter behind", "it failed"], rows)
+        found = [r for r in mine if (_peer(r), r.contender["label"]) == (peer, label) and ours[r.case]]
+        cells = []
+        for kinds in (("default",), ("default", "best")):
+            said = [
+                _verdict(_best((o for o in ours[r.case] if o.contender["kind"] in kinds), floats), r, floats).strip("*")
+                for r in found
+                if r.scores
+            ]
+            cells.append(" / ".join(str(said.count(word)) for word in ("ahead", "level", "behind")))
+        rows.append([f"{peer}, {kind}: {label}", *cells, str(sum(not r.scores for r in found))])
+    return table(["against", "porter's default is ahead / level / behind", "its best", "it failed"], rows)
 
 
 def full(case: Case, float_scores: Scores, results: Sequence[Result]) -> str:
@@ -131,7 +142,11 @@ def markdown(
     parts = [installed(versions)]
     for width, words in _WIDTHS.items():
         if any(r.contender["width"] == width for r in results):
-            parts += [f"### {width}: {words}", summary(cases, floats, results, width), counts(cases, results, width)]
+            parts += [
+                f"### {width}: {words}",
+                summary(cases, floats, results, width),
+                counts(cases, floats, results, width),
+            ]
     parts.append("### Every figure")
     for case in cases:
         parts += [f"#### {case.title}", full(case, floats[case.name], results)]
