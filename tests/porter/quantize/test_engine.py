@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine on small ONNX models, against integers computed by hand and against onnxruntime."""
 
+import ast
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +14,7 @@ import pytest
 import quantize_models as models
 
 import porter
+import porter.quantize
 from porter.data import Preprocess, open_data
 from porter.errors import PorterError, explain
 from porter.quantize import kernels
@@ -366,10 +369,26 @@ def test_first_conv_takes_pixels(target, tmp_path):
     assert error.value.code == "PT418"
 
 
+ENGINE = sorted(Path(porter.quantize.__path__[0]).glob("*.py"))
+
+
 def test_the_engine_imports_neither_torch_nor_onnx():
+    modules = ", ".join(f"porter.quantize.{path.stem}" for path in ENGINE if path.stem != "__init__")
     code = (
-        "import sys, porter.data, porter.quantize.engine, porter.quantize.writers\n"
+        f"import sys, porter.data, {modules}\n"
         "print([name for name in ('torch', 'onnx', 'onnxruntime', 'PIL') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=lambda path: path.stem)
+def test_no_module_of_the_engine_imports_both_frameworks(path):
+    """Not inside its functions either."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    assert not {"torch"} & names or not {"onnx", "onnxruntime"} & names
