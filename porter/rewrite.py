@@ -171,6 +171,8 @@ class Rule:
         """Build the replacement of ``op``. Raises :class:`NotApplicable` with the rule's reason."""
         if op.kind not in self.removes:
             raise NotApplicable(f"{self.name} replaces {' or '.join(self.removes)}, not {op.kind}")
+        if any(value.dtype is not None and value.dtype.startswith("complex") for value in (*op.operands, *op.outputs)):
+            raise NotApplicable("its numbers are complex, and rules are written for real ones")
         b = Builder(around, op.origin, prefix, self.name)
         built = self.build(b, op)
         results = (built,) if isinstance(built, Value) else tuple(built)

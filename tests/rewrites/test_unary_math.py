@@ -78,3 +78,8 @@ def test_integers_are_refused(rule: str, kind: str) -> None:
 
 def test_special_values_are_special() -> None:
     assert np.isnan(SPECIAL).any() and np.isinf(SPECIAL).any() and (np.signbit(SPECIAL) & (SPECIAL == 0)).any()
+
+
+def test_complex_numbers_are_refused() -> None:
+    """|z| is no maximum of z and -z; no rule is asked."""
+    refuse("abs_to_maximum", "abs", [noise(4).astype(np.complex64)], "complex")
