@@ -23,7 +23,7 @@ from porter.quantize.numerics import BITS, Dtype, qrange
 from porter.quantize.plan import Group, Plan, Site
 from porter.quantize.scheme import Scheme, weight_axis
 
-__all__ = ["Adopted", "adopt", "read_encodings"]
+__all__ = ["Adopted", "adopt", "check_device", "read_encodings"]
 
 
 def read_encodings(path: str | os.PathLike[str]) -> Encodings | Tensors:
@@ -37,6 +37,39 @@ def read_encodings(path: str | os.PathLike[str]) -> Encodings | Tensors:
     except (OSError, ValueError, RecursionError) as error:
         raise PorterError("PT412", f"the encodings cannot be read: {error}", where=str(path)) from error
     return read_aimet(data, str(path)) if is_aimet(data) else Encodings.from_json(data, str(path))
+
+
+def check_device(encodings: Encodings, scheme: Scheme, dtype: str) -> None:
+    """See that a target can compute with porter's own encodings of, perhaps, another target.
+
+    Args:
+        dtype: the width that was asked for.
+
+    Raises:
+        PorterError: PT413 where they are of another width, of another kind of integer network, or hold integers or zero
+            points that the target does not have.
+    """
+
+    def refuse(what: str, fix: str = "Calibrate for this target.") -> PorterError:
+        made = f"made for {encodings.target}"
+        return PorterError("PT413", f"these encodings are not for {scheme.target}: {what}", where=made, fix=fix)
+
+    if encodings.dtype not in (dtype, "auto"):
+        raise refuse(f"they are {encodings.dtype}, and {dtype} was asked for", f"Take --dtype {encodings.dtype}.")
+    if encodings.flow != scheme.flow:
+        whole = "every tensor between quantized ops" if encodings.flow == "tensors" else "only the operands of products"
+        raise refuse(f"they make {whole} integers")
+    widths = scheme.widths.values()
+    for what, weight, found in (
+        ("weight", True, encodings.weights), ("tensor", False, encodings.activations),
+        ("input of", False, encodings.operands),
+    ):  # fmt: skip
+        dtypes = {width.weight if weight else width.activation for width in widths}
+        for name, encoding in found.items():
+            if encoding.dtype not in dtypes:
+                raise refuse(f"the {what} {name} is {encoding.dtype}")
+            if any(encoding.zero_point) and scheme.symmetric(encoding.dtype, weight):
+                raise refuse(f"the {what} {name} has the zero point {next(filter(None, encoding.zero_point))}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
 from porter.ops import Array
-from porter.quantize.adopt import adopt
+from porter.quantize.adopt import adopt, check_device
 from porter.quantize.aimet import Tensors
 from porter.quantize.calibrate import calibrate
 from porter.quantize.compare import compare as compare_graphs
@@ -158,7 +158,7 @@ def quantize(
         PorterError: PT401 to PT404 the data; PT407 NaN or infinity inside the model; PT408 the observer;
             PT414 a pin that matches nothing; PT415 nothing to quantize; PT416 what the target does
             not do; PT418 first_conv; PT420 a pin that cannot be obeyed; PT423 outputs; PT413 or PT482 encodings of
-            another model; PT461 or PT462 mixed precision; PT453 passes together with encodings.
+            another model or device; PT461 or PT462 mixed precision; PT453 passes together with encodings.
     """
     scheme = Scheme.of(target, scale_rule=scale_rule, per_channel=per_channel)
     findings: list[Finding] = []
@@ -171,6 +171,9 @@ def quantize(
     asked = {"equalize": equalize, "adaround": adaround, "bias_correction": bias_correction}
     passes = [name for name in PASSES if asked[name]]
     budget = _budget(dtype, passes, encodings is not None, (min_sqnr, max_drop, metric))
+    if isinstance(encodings, Encodings):  # before the samples take their time
+        check_device(encodings, scheme, dtype)
+        encodings.check(graph)
     mixed, width = None, dtype
     if budget is not None:
         mixed = mixed_precision(graph, target, scheme, opened, observer, budget, pins=pinned, progress=progress)
@@ -195,7 +198,6 @@ def quantize(
     )
     findings += opened.findings
     if isinstance(encodings, Encodings):
-        encodings.check(graph)
         found = encodings
     else:
         adopted = adopt(encodings, graph, planned, findings) if encodings is not None else None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import targets_for_tests as targets
 from quantize_models import small
 
 import porter
@@ -91,6 +92,25 @@ def test_encodings_of_another_model(tmp_path):
     with pytest.raises(PorterError) as error:
         quantize(graph(), device, "int8", samples(), encodings=read_encodings(written(tmp_path, data)))
     assert error.value.code == "PT482" and "3 scales" in str(error.value)
+
+
+def test_encodings_of_another_device(tmp_path):
+    """One that has other integers than this one refuses them; one that has the same takes them."""
+    of = {name: quantize(graph(), Target.load(name), "int8", samples()).encodings for name in ("mlu270", "onnxruntime")}
+    for name, other, why in (("mlu270", "onnxruntime", "every tensor"), ("onnxruntime", "mlu270", "only the operands")):
+        with pytest.raises(PorterError, match=f"not for {name}: they make {why}") as error:
+            quantize(graph(), Target.load(name), "int8", samples(), encodings=of[other])
+        assert error.value.code == "PT413"
+    with pytest.raises(PorterError, match="they are int8, and int16 was asked for"):
+        quantize(graph(), Target.load("mlu270"), "int16", samples(), encodings=of["mlu270"])
+    bpu = targets.load(tmp_path, quantized_ops='["conv2d", "linear", "add"]')
+    with pytest.raises(PorterError, match="has the zero point"):
+        quantize(graph(), bpu, "int8", samples(), encodings=of["onnxruntime"])
+    wide = targets.load(tmp_path, widths='{ int8 = ["int8", "int16"] }')
+    with pytest.raises(PorterError, match="is int8"):
+        quantize(graph(), wide, "int8", samples(), encodings=of["onnxruntime"])
+    mlu220 = quantize(graph(), Target.load("mlu220"), "int8", samples(seed=5), encodings=of["mlu270"])
+    assert mlu220.encodings.activations == of["mlu270"].activations
 
 
 def test_from_the_api_by_path(tmp_path):
