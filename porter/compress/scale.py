@@ -202,10 +202,11 @@ def _choose(plan: Plan, target: Target, candidates: tuple[Candidate, ...], study
 
 
 def _unreached(plan: Plan, candidates: tuple[Candidate, ...], nearest: Candidate | None) -> Finding:
+    from porter.compress.scale_candidate import reasons
+
     wanted = " and ".join(map(str, plan.requirements))
     if nearest is None:
-        why = "; ".join(dict.fromkeys(f"{c.factor:g}: {c.reason}" for c in candidates))
-        message = f"none of {len(candidates)} candidates can be used ({why})"
+        message = f"none of {len(candidates)} candidates can be used ({'; '.join(reasons(candidates))})"
         return Finding("PT623", "error", message, fix="Put right what they fail on, and take another --study folder.")
     worst = max(
         plan.requirements,

@@ -29,7 +29,7 @@ from porter.usercode import call_by_name, run_user_code
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Candidate", "Evaluator", "evaluator", "pareto", "specs"]
+__all__ = ["Candidate", "Evaluator", "evaluator", "pareto", "reasons", "specs"]
 
 #: What became of a candidate. ``missed``: a requirement other than accuracy is not met, so it was not trained.
 State = Literal["met", "missed", "illegal", "out of time"]
@@ -294,3 +294,12 @@ def pareto(candidates: Sequence[Candidate], plan: Plan) -> list[Candidate]:
         if not front or candidate.quality(plan) > front[-1].quality(plan):
             front.append(candidate)
     return front
+
+
+def reasons(candidates: Sequence[Candidate]) -> list[str]:
+    """Why candidates are illegal or ran out of time, each reason once, behind the factors that it holds for."""
+    found: dict[str, list[str]] = {}
+    for candidate in candidates:
+        if candidate.reason:
+            found.setdefault(candidate.reason, []).append(f"{candidate.factor:g}")
+    return [f"{', '.join(factors)}: {reason}" for reason, factors in found.items()]

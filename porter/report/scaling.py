@@ -25,6 +25,8 @@ _STYLE = {"met": "green", "missed": "yellow", "illegal": "red", "out of time": "
 
 def print_scaled(out: Console, scaled: Scaled) -> None:
     """Print the requirement, every candidate, the choice, and how the estimate orders what was measured."""
+    from porter.compress.scale_candidate import reasons
+
     plan = scaled.plan
     if scaled.findings:
         print_findings(out, scaled.findings)
@@ -37,7 +39,7 @@ def print_scaled(out: Console, scaled: Scaled) -> None:
     )  # fmt: skip
     front = {c.factor for c in scaled.front}
     for c in scaled.candidates:
-        mark = "[bold]chosen[/]" if c == scaled.chosen else "nearest" if c == scaled.nearest else escape(c.reason)
+        mark = "[bold]chosen[/]" if c == scaled.chosen else "nearest" if c == scaled.nearest else ""
         table.add_row(
             f"{c.factor:g}", f"{c.width:.4g}", _number(c.depth, ".4g"),
             _number(None if c.macs is None else c.macs / 1e6, ",.1f"), _number(c.params, ",d"),
@@ -46,6 +48,8 @@ def print_scaled(out: Console, scaled: Scaled) -> None:
             f"[{_STYLE[c.state]}]{c.state}[/]{' *' if c.factor in front else ''} {mark}".rstrip(),
         )  # fmt: skip
     out.print(table)
+    for reason in reasons(scaled.candidates):
+        out.print(escape(reason))
     if front:
         out.print(f"* on the Pareto front of latency and {'accuracy' if plan.train else 'multiply-accumulates'}")
     _print_sources(out, scaled)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ from typing import Any
 import pytest
 import scale_models as models
 import torch
+from rich.console import Console
 
 import porter
 from porter.cli import app
 from porter.compress.scale import Options, Scaled, recount, scale
-from porter.compress.scale_candidate import Candidate, Evaluator, pareto
+from porter.compress.scale_candidate import Candidate, Evaluator, pareto, reasons
 from porter.compress.scale_channels import check_channels
 from porter.compress.scale_plan import Plan, Requirement, make_plan
 from porter.compress.xgen import XgenConfig, read_xgen
 from porter.errors import PorterError
 from porter.loading import load
+from porter.report.scaling import print_scaled
 from porter.target import Target
 
 MODELS = f"{models.__name__}"
@@ -241,6 +244,14 @@ def test_what_is_not_legal_is_not_trained(tmp_path: Path) -> None:
     assert all("logcumsumexp" in c.reason for c in made.candidates)
     assert made.chosen is None and made.nearest is None
     assert made.findings[-1].code == "PT623"
+    # A reason that all share is said once, with the factors.
+    (line,) = reasons(made.candidates)
+    assert line.startswith(", ".join(f"{c.factor:g}" for c in made.candidates) + ": ")
+    assert made.findings[-1].message.count("logcumsumexp") == 1
+    out = Console(file=io.StringIO(), record=True, width=200)
+    print_scaled(out, made)
+    text = out.export_text()
+    assert line in text and "Pareto" not in text  # no latency is known, so there is no front
 
 
 def test_channels_that_do_not_match_are_named() -> None:
