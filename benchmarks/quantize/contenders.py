@@ -97,7 +97,7 @@ CONTENDERS = (
     *_of(
         "porter for mlu270", "porter", "porter",
         ("int8", "default", "per tensor", {"target": "mlu270"}),
-        ("int8", "best", "mix", {"target": "mlu270", "observer": "mix"}),
+        ("int8", "best", "per channel", {"target": "mlu270", "per_channel": True}),
         ("int16", "default", "per tensor", {"target": "mlu270"}),
     ),
     *_of(

@@ -78,8 +78,8 @@ def summary(cases: Sequence[Case], floats: Floats, results: Sequence[Result], wi
         others = [[r for r in found if _peer(r) == peer] for peer in peers]
         best = _best((r for rows in others for r in rows), floats)
         rows.append([
-            f"{case.title}: {case.metric}", f"{_first(floats[case.name]):.3f}", _cell(plain, floats), _cell(ours, floats),
-            *(_cell(rows_of, floats) for rows_of in others),
+            f"{case.title}: {case.metric}", f"{_first(floats[case.name]):.3f}",
+            *(_cell(rows_of, floats) for rows_of in (plain, ours, *others)),
             _verdict(_best(plain, floats), best, floats), _verdict(_best(ours, floats), best, floats),
         ])  # fmt: skip
     head = ["model: metric", "float", "porter, default", "porter, best", *peers, "its default is", "its best is"]
