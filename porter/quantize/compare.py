@@ -162,6 +162,17 @@ def judge_outputs(report: QuantizationReport) -> list[Finding]:
                     Origin(), "Use int16, or another observer.", output.name,
                 )
             )  # fmt: skip
+    poor = [output for output in report.outputs if report.compared and output.error.sqnr < _WEAK_DB]
+    poor = [output for output in poor if output.error.signal > 0 and not output.dead]
+    if poor:
+        names = ", ".join(f"{output.name} {output.error.sqnr:.1f} dB" for output in poor[:4])
+        findings.append(
+            Finding(
+                "PT417", "warning", f"{len(poor)} of {len(report.outputs)} outputs have an SQNR under {_WEAK_DB:g} dB "
+                f"as a whole: {names}", Origin(), "Use int16, --dtype auto with --min-sqnr, or another observer.",
+                poor[0].name,
+            )
+        )  # fmt: skip
     weak = sorted(
         (layer.single.sqnr, index)
         for index, layer in enumerate(report.layers)

@@ -10,6 +10,7 @@ from onnx import helper
 
 import porter
 from porter.errors import PorterError
+from porter.quantize.compare import judge_outputs
 from porter.quantize.engine import quantize
 from porter.target import Target
 
@@ -131,6 +132,15 @@ def test_a_concatenation_that_requantizes(decoder, tmp_path):
     assert "kept (up to" in finding.message
     assert any(f.code == "PT409" for f in porter.check(models.detector(), target).findings)
     assert run(target, models.detector(), outputs="separate").ok
+
+
+def test_an_output_that_is_noise_as_a_whole(decoder):
+    """No column hides another, and no layer is poor on its own: still it is said."""
+    report = run(decoder, models.detector(), outputs="cut").report
+    report.outputs[0].error.noise = report.outputs[0].error.signal / 2
+    (finding,) = judge_outputs(report)
+    assert finding.code == "PT417"
+    assert finding.message == "1 of 2 outputs have an SQNR under 10 dB as a whole: cls_y 3.0 dB"
 
 
 def test_scores_of_zero_and_one_are_lost(decoder):
