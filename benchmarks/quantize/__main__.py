@@ -83,7 +83,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
     reused = sum(result.reused for result in results)
     printed += f"\n\n{_machine()}; {len(results)} rows in {seconds / 60:.0f} minutes"
-    printed += f", {reused} of them kept from an earlier run on the same items." if reused else "."
+    printed += f", {reused} of them measured by earlier runs on the same items." if reused else "."
     print("\n" + printed)
     if args.models is None and args.peers is None and not args.quick:
         _write(printed, cases, floats, results, versions)
