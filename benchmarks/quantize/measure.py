@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 import threading
@@ -148,7 +149,8 @@ def measure(prepared: Prepared, contender: Contender, version: str, timeout: flo
             try:
                 _score(prepared, out, result)
             except Exception as error:  # onnxruntime raises classes of its own for a file that it does not run
-                result.failure = f"onnxruntime does not run it: {str(error).strip().splitlines()[-1][:160]}"
+                said = re.sub(r"\S*/(?=\w+\.onnx)", "", str(error).strip().splitlines()[-1])  # without its folder
+                result.failure = f"onnxruntime does not run it: {said[:160]}"
     return result
 
 
