@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import signal
 import sys
 from pathlib import Path
 
@@ -19,23 +18,6 @@ from porter import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def porter(monkeypatch, capsys, tmp_path):
-    """Run a command in this process, in an empty folder; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["porter", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return end.value.code or 0, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

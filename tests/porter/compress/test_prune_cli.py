@@ -2,15 +2,13 @@
 """``porter prune`` as a user meets it."""
 
 import json
-import signal
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from porter import cli  # noqa: E402
 
 MODEL = """
 import torch
@@ -47,28 +45,17 @@ def broken(net):
 
 
 @pytest.fixture
-def porter(monkeypatch, capsys, tmp_path):
-    """Run a command in this process, in a folder with mine.py; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+def prune(porter):
+    """Run ``porter prune`` in this process, in a folder with mine.py; gives (exit code, stdout, stderr)."""
     Path("mine.py").write_text(MODEL)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["porter", "prune", "-t", "mlu270", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return end.value.code or 0, said.out, said.err
-
-    return run
+    return partial(porter, "prune", "-t", "mlu270")
 
 
 NET = ("-m", "mine.py:build", "-i", "x:1x3x8x8", "--no-latency")
 
 
-def test_prints_layers_and_stages_and_writes_the_folder(porter, tmp_path):
-    code, out, _ = porter(
+def test_prints_layers_and_stages_and_writes_the_folder(prune, tmp_path):
+    code, out, _ = prune(
         *NET, "-o", "out", "--percent", 0.5, "--metric", "mine.py:metric", "--finetune", "mine.py:finetune",
         "--mask", "2:4", "--multiple", 4,
     )  # fmt: skip
@@ -84,13 +71,13 @@ def test_prints_layers_and_stages_and_writes_the_folder(porter, tmp_path):
     assert weights["head.bias"].tolist() == [3, 3]
 
 
-def test_a_mask_that_fits_no_layer_says_so(porter):
-    code, out, _ = porter(*NET, "-o", "out", "--percent", 0, "--mask", "2:7")
+def test_a_mask_that_fits_no_layer_says_so(prune):
+    code, out, _ = prune(*NET, "-o", "out", "--percent", 0, "--mask", "2:7")
     assert code == 0 and "mask 2:7: it fits no layer" in out
 
 
-def test_json_is_the_file_that_is_written(porter, tmp_path):
-    code, out, _ = porter(*NET, "-o", "out", "--percent", 0.3, "--shortcuts", 1, "-f", "json", "--plot")
+def test_json_is_the_file_that_is_written(prune, tmp_path):
+    code, out, _ = prune(*NET, "-o", "out", "--percent", 0.3, "--shortcuts", 1, "-f", "json", "--plot")
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "out" / "pruning.json").read_text())
     assert json.loads(out)["blocks"][0]["layers"] == ["b", "bn"]
@@ -110,14 +97,14 @@ def test_json_is_the_file_that_is_written(porter, tmp_path):
         (("--data", "missing.npz"), "PT501"),
     ],
 )
-def test_bad_input_is_one_error_and_writes_nothing(porter, tmp_path, options, code):
-    exit_code, out, err = porter(*NET, "-o", "out", *options)
+def test_bad_input_is_one_error_and_writes_nothing(prune, tmp_path, options, code):
+    exit_code, out, err = prune(*NET, "-o", "out", *options)
     assert exit_code == 2 and err.startswith(code) and not out
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_exists_is_refused_before_the_work(porter, tmp_path):
+def test_an_output_that_exists_is_refused_before_the_work(prune, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
-    exit_code, _, err = porter(*NET, "-o", "out")
+    exit_code, _, err = prune(*NET, "-o", "out")
     assert exit_code == 2 and err.startswith("PT512") and (tmp_path / "out" / "mine").exists()
