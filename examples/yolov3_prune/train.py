@@ -17,11 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from examples.yolox_mlu270.evaluate import evaluate, torch_predictor
-from examples.yolox_mlu270.losses import IOU_WEIGHT, Targets, box_iou, simota
+from examples.yolox_mlu270.losses import Targets, matched_losses
 from examples.yolox_mlu270.shapes import Shapes
 from examples.yolox_mlu270.train import (
     BATCH,
@@ -57,17 +56,9 @@ def yolo_loss(raw: Tensor, model: Darknet, targets: Targets) -> dict[str, Tensor
     """
     xy = (raw[..., :2].sigmoid() + model.grid) * model.strides
     wh = raw[..., 2:4].clamp(max=4).exp() * model.anchors
-    boxes, obj, cls = torch.cat((xy, wh), -1), raw[..., 4], raw[..., 5:]
     centers = ((model.grid + 0.5) * model.strides)[0]
-    foreground, index, iou = simota(boxes, obj, cls, centers, model.strides[0, :, 0], targets)
-    count = foreground.sum().clamp(min=1)
-    wanted = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))[foreground]
-    label = targets.labels.gather(1, index)[foreground]
-    loss_iou = IOU_WEIGHT * (1 - box_iou(boxes[foreground], wanted) ** 2).sum() / count
-    loss_obj = F.binary_cross_entropy_with_logits(obj, foreground.float(), reduction="sum") / count
-    cls_target = F.one_hot(label, cls.shape[-1]) * iou[foreground][:, None]
-    loss_cls = F.binary_cross_entropy_with_logits(cls[foreground], cls_target, reduction="sum") / count
-    return {"total": loss_iou + loss_obj + loss_cls, "iou": loss_iou, "obj": loss_obj, "cls": loss_cls}
+    found = matched_losses(torch.cat((xy, wh), -1), raw[..., 4:], centers, model.strides[0, :, 0], targets)
+    return {"total": found.iou + found.obj + found.cls, "iou": found.iou, "obj": found.obj, "cls": found.cls}
 
 
 def fit(

@@ -79,6 +79,43 @@ def simota(
     return matched.any(1), best, iou.gather(1, best[:, None])[:, 0]
 
 
+@dataclass(frozen=True)
+class Matched:
+    """The three losses of a batch whose anchors were assigned by SimOTA (scalars with gradient), and the assignment.
+
+    foreground (N, A) bool: matched anchors, ``count`` of them (at least 1); wanted (M, 4): the box of each.
+    """
+
+    iou: Tensor
+    obj: Tensor
+    cls: Tensor
+    foreground: Tensor
+    wanted: Tensor
+    count: Tensor
+
+
+def matched_losses(boxes: Tensor, scores: Tensor, centers: Tensor, strides: Tensor, targets: Targets) -> Matched:
+    """Squared-IoU loss of boxes, and binary cross entropy of objectness and classes.
+
+    Args:
+        boxes: (N, A, 4) decoded ``cx, cy, w, h`` in pixels.
+        scores: (N, A, 1 + C) raw objectness and classes.
+        centers: (A, 2) in pixels, and strides (A,) of the anchors.
+        strides: see centers.
+        targets: the ground truth.
+    """
+    obj, cls = scores[..., 0], scores[..., 1:]
+    foreground, index, iou = simota(boxes, obj, cls, centers, strides, targets)
+    count = foreground.sum().clamp(min=1)
+    wanted = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))[foreground]
+    label = targets.labels.gather(1, index)[foreground]
+    loss_iou = IOU_WEIGHT * (1 - box_iou(boxes[foreground], wanted) ** 2).sum() / count
+    loss_obj = F.binary_cross_entropy_with_logits(obj, foreground.float(), reduction="sum") / count
+    cls_target = F.one_hot(label, cls.shape[-1]) * iou[foreground][:, None]
+    loss_cls = F.binary_cross_entropy_with_logits(cls[foreground], cls_target, reduction="sum") / count
+    return Matched(loss_iou, loss_obj, loss_cls, foreground, wanted, count)
+
+
 def yolox_loss(raw: Tensor, grids: Tensor, strides: Tensor, targets: Targets, use_l1: bool) -> dict[str, Tensor]:
     """The loss of one batch.
 
@@ -93,28 +130,21 @@ def yolox_loss(raw: Tensor, grids: Tensor, strides: Tensor, targets: Targets, us
         ``total``, ``iou``, ``obj``, ``cls``, ``l1`` (scalars with gradient) and ``foreground`` (matched anchors).
     """
     boxes = torch.cat(((raw[..., :2] + grids) * strides, torch.exp(raw[..., 2:4].clamp(max=8)) * strides), -1)
-    obj, cls = raw[..., 4], raw[..., 5:]
     centers = ((grids + 0.5) * strides)[0]
-    foreground, index, iou = simota(boxes, obj, cls, centers, strides[0, :, 0], targets)
-    count = foreground.sum().clamp(min=1)
-
-    wanted = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))[foreground]
-    label = targets.labels.gather(1, index)[foreground]
-    loss_iou = IOU_WEIGHT * (1 - box_iou(boxes[foreground], wanted) ** 2).sum() / count
-    loss_obj = F.binary_cross_entropy_with_logits(obj, foreground.float(), reduction="sum") / count
-    cls_target = F.one_hot(label, cls.shape[-1]) * iou[foreground][:, None]
-    loss_cls = F.binary_cross_entropy_with_logits(cls[foreground], cls_target, reduction="sum") / count
+    found = matched_losses(boxes, raw[..., 4:], centers, strides[0, :, 0], targets)
     loss_l1 = raw.new_zeros(())
     if use_l1:
-        stride = strides.expand(len(raw), -1, -1)[foreground]
-        grid = grids.expand(len(raw), -1, -1)[foreground]
-        raw_wanted = torch.cat((wanted[:, :2] / stride - grid, torch.log(wanted[:, 2:] / stride + 1e-8)), -1)
-        loss_l1 = F.l1_loss(raw[..., :4][foreground], raw_wanted, reduction="sum") / count
+        stride = strides.expand(len(raw), -1, -1)[found.foreground]
+        grid = grids.expand(len(raw), -1, -1)[found.foreground]
+        raw_wanted = torch.cat(
+            (found.wanted[:, :2] / stride - grid, torch.log(found.wanted[:, 2:] / stride + 1e-8)), -1
+        )
+        loss_l1 = F.l1_loss(raw[..., :4][found.foreground], raw_wanted, reduction="sum") / found.count
     return {
-        "total": loss_iou + loss_obj + loss_cls + loss_l1,
-        "iou": loss_iou,
-        "obj": loss_obj,
-        "cls": loss_cls,
+        "total": found.iou + found.obj + found.cls + loss_l1,
+        "iou": found.iou,
+        "obj": found.obj,
+        "cls": found.cls,
         "l1": loss_l1,
-        "foreground": count.float(),
+        "foreground": found.count.float(),
     }
