@@ -38,6 +38,11 @@ class Graph(ABC):
     def ops(self) -> list[Op]:
         """Every op in topological order, lifted now (cached until the next change)."""
 
+    def expresses(self, op: Op) -> bool:
+        """Whether the dialect writes ``op``, which need not be of this graph, as one operation of its own, which is
+        lifted to the same kind again."""
+        return True
+
     @abstractmethod
     def replace(self, replacements: Iterable[tuple[Op, Fragment]]) -> None:
         """Put each fragment in the place of its op, in one pass, then drop what nothing reads any more.

@@ -25,7 +25,7 @@ import numpy as np
 from porter.infer import infer
 from porter.ops import Op, Origin, Value, numpy_dtype
 
-__all__ = ["CLAIMS", "Builder", "Claim", "Fragment", "NotApplicable", "Rule", "Surroundings", "rewrite"]
+__all__ = ["CLAIMS", "Builder", "Claim", "Fragment", "NoPattern", "NotApplicable", "Rule", "Surroundings", "rewrite"]
 
 Claim = Literal["exact", "bounded", "approximate", "retrain"]
 
@@ -42,6 +42,10 @@ class NotApplicable(Exception):
     """Raised by a rule to say why it does not apply to this op."""
 
 
+class NoPattern(NotApplicable):
+    """Raised by a rule that fuses where nothing around the op looks like its pattern: no reason worth telling."""
+
+
 class Surroundings(Protocol):
     """What a rule may ask about the graph around its op."""
 
@@ -51,16 +55,21 @@ class Surroundings(Protocol):
     def uses(self, value: Value) -> int:
         """How many times ``value`` is read, graph outputs included."""
 
+    def expresses(self, op: Op) -> bool:
+        """Whether the graph can hold ``op`` as one operation (see :meth:`porter.graph.Graph.expresses`)."""
+
 
 @dataclass(slots=True)
 class Fragment:
     """What a rule built: ops in order, and the value that stands for each output of the op replaced.
 
-    A result may be the output of one of the ops, a constant, or a value that the graph already has.
+    A result may be the output of one of the ops, a constant, or a value that the graph already has. ``merged`` are the
+    ops upstream whose work the fragment does as well.
     """
 
     ops: list[Op]
     results: tuple[Value, ...]
+    merged: tuple[Op, ...] = ()
 
 
 class Builder:
@@ -76,6 +85,7 @@ class Builder:
         self._origin = origin.after(rule)
         self._prefix = prefix
         self.ops: list[Op] = []
+        self.merged: list[Op] = []
         self._made = 0
 
     def producer(self, value: Value) -> Op | None:
@@ -89,11 +99,17 @@ class Builder:
         """How many times the graph reads ``value``, graph outputs included."""
         return self._around.uses(value)
 
+    def expresses(self, value: Value) -> bool:
+        """Whether the graph can hold the op that computes ``value`` as one operation of its own."""
+        op = self.producer(value)
+        return op is None or self._around.expresses(op)
+
     def merge_origin(self, *ops: Op, lead: bool = False) -> None:
         """Say that the ops built so far and from now on also replace ``ops`` (a rule that looks upstream).
 
         With ``lead`` they are the first of ``ops``, changed: its line and its module are theirs.
         """
+        self.merged += ops
         rule, others = self._origin.rules[-1], [op.origin for op in ops]
         first, *rest = [*others, self._origin] if lead else [self._origin, *others]
         self._origin = first.after(rule, *rest)
@@ -156,7 +172,11 @@ Result = Value | Sequence[Value]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rewrite rule. ``doc`` is its manual page; ``error`` states the bound that its claim promises."""
+    """One rewrite rule. ``doc`` is its manual page; ``error`` states the bound that its claim promises.
+
+    ``fuses``: the kinds upstream that the rule takes in together with the op. Such a rule is tried on an op that is
+    legal as well, where one of these kinds above it is not.
+    """
 
     name: str
     removes: tuple[str, ...]
@@ -166,6 +186,7 @@ class Rule:
     doc: str
     build: Callable[[Builder, Op], Result]
     optional: bool = False
+    fuses: tuple[str, ...] = ()
 
     def apply(self, around: Surroundings, op: Op, prefix: str) -> Fragment:
         """Build the replacement of ``op``. Raises :class:`NotApplicable` with the rule's reason."""
@@ -184,7 +205,7 @@ class Rule:
         for out in b.ops:
             if out.kind not in self.yields:
                 raise TypeError(f"{self.name} built {out.kind}, which it does not declare in yields")
-        return Fragment(b.ops, results)
+        return Fragment(b.ops, results, tuple(b.merged))
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -198,6 +219,7 @@ def rewrite(
     claim: Claim,
     error: str = "",
     optional: bool = False,
+    fuses: str | Sequence[str] = (),
 ) -> Callable[[Callable[[Builder, Op], Result]], Rule]:
     """Declare a rule.
 
@@ -207,12 +229,16 @@ def rewrite(
         claim: what the rule promises (see :data:`CLAIMS`).
         error: the bound, in words a user can check, such as "2 ulp in float32"; empty for bit-equal.
         optional: never chosen for legality alone; only when the user names it (``--apply``).
+        fuses: kinds upstream of the op that the rule takes in (see :class:`Rule`); it says which ops with
+            ``b.merge_origin``.
     """
 
     def declare(build: Callable[[Builder, Op], Result]) -> Rule:
         doc = (build.__doc__ or "").strip()
         if not doc:
             raise TypeError(f"rewrite {build.__name__} has no docstring; it is its manual page")
-        return Rule(build.__name__, _names(removes), _names(yields), claim, error, doc, build, optional)
+        return Rule(
+            build.__name__, _names(removes), _names(yields), claim, error, doc, build, optional, _names(fuses)
+        )
 
     return declare

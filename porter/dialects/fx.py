@@ -179,6 +179,11 @@ class FxGraph(Graph):
 
     # ---------------------------------------------------------------------------------- replace
 
+    def expresses(self, op: Op) -> bool:
+        """See :meth:`Graph.expresses`: all kinds that rules fuse to are calls of ATen, but for other hard sigmoids than
+        torch's."""
+        return op.kind != "hardsigmoid" or (op.attrs["alpha"], op.attrs["beta"]) == (1 / 6, 0.5)
+
     def replace(self, replacements: Iterable[tuple[Op, Fragment]]) -> None:
         """Put each fragment in the place of its op; see :meth:`porter.graph.Graph.replace`.
 

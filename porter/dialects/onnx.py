@@ -10,6 +10,7 @@ that lie in data files are never read unless something asks for their values. Re
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -193,6 +194,17 @@ class OnnxGraph(Graph):
         return count
 
     # -- rewriting ---------------------------------------------------------------------------------
+
+    def expresses(self, op: Op) -> bool:
+        """See :meth:`Graph.expresses`: whether it is one node at the model's opset."""
+        types = {v.name: (v.shape, v.dtype) for v in (*op.operands, *op.outputs)}
+        names = itertools.count()
+        lowering = Lowering(self.opset, types, lambda hint: f"{hint}_{next(names)}", lambda _name, _data: None)
+        try:
+            lowering.lower(op, [v and v.name for v in op.inputs], [v.name for v in op.outputs])
+        except (NeedsOpset, NoOnnxForm):
+            return False
+        return len(lowering.nodes) == 1
 
     def replace(self, replacements: Iterable[tuple[Op, Fragment]]) -> None:
         """See :meth:`Graph.replace`. One pass over the nodes, whatever the number of replacements.

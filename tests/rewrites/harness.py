@@ -33,15 +33,19 @@ class Const:
 class Around:
     """A stand-in for the graph around one op."""
 
-    def __init__(self, ops: Sequence[Op] = (), uses: Mapping[str, int] | None = None) -> None:
+    def __init__(self, ops: Sequence[Op] = (), uses: Mapping[str, int] | None = None, lacks: str = "") -> None:
         self._made = {out.name: op for op in ops for out in op.outputs}
         self._uses = uses or {}
+        self._lacks = lacks
 
     def producer(self, value: Value) -> Op | None:
         return self._made.get(value.name)
 
     def uses(self, value: Value) -> int:
         return self._uses.get(value.name, 1)
+
+    def expresses(self, op: Op) -> bool:
+        return op.kind not in self._lacks.split()
 
 
 _ORIGIN = Origin(file="model.py", line=7, module="net.head", source=("node",))
