@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fake quantization with gradients: the same numbers as :mod:`porter.quantize.numerics`, on torch tensors.
+
+Activations: the gradient passes where the value lies inside of the representable range and stops where it was clipped
+(the straight-through estimator). A learned scale gets the gradient of Esser et al., "Learned Step Size Quantization"
+(arXiv:1902.08153), section 2.1: ``round(v) - v`` inside (v = x / scale + zero point), ``qmin`` or ``qmax`` outside, less
+the zero point, times ``1 / sqrt(N * qmax)`` with N elements a sample. Weights: their scale follows them, so that nothing
+is clipped by much, and the gradient passes everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from porter.quantize.encodings import Encoding
+from porter.quantize.numerics import Dtype, Rounding, ScaleRule, position_of, qrange
+
+__all__ = ["Quantizer", "fake_bias", "fake_weight", "round_", "weight_steps"]
+
+#: Elements that are worked on at once: the half dozen passes over a block stay in the processor's cache.
+_BLOCK = 1 << 15
+#: The least learned scale; an optimizer's step must not make one zero or negative.
+_LEAST = 1e-8
+#: A bias of step input step * weight step is kept this far inside int32, as the encoder does.
+_BIAS_LIMIT = float(2**30)
+
+
+def round_(doubled: Tensor, rounding: Rounding) -> Tensor:
+    """``doubled / 2`` rounded to whole numbers, in place.
+
+    Halves are whole numbers in ``doubled``, so that no sum with 0.5 can round the wrong way.
+    """
+    if rounding == "half_up":
+        return doubled.floor_().mul_(0.5).ceil_()
+    if rounding == "half_even":
+        return doubled.mul_(0.5).round_()
+    doubled.trunc_()
+    return doubled.add_(doubled.sign()).mul_(0.5).trunc_()
+
+
+def _levels(x: Tensor, step: Tensor, zero: float, limits: tuple[int, int], rounding: Rounding, out: Tensor) -> Tensor:
+    """``round(x / step) + zero``, not clamped, into ``out``."""
+    torch.div(x, step * 0.5, out=out)
+    round_(out, rounding)
+    return out.add_(zero) if zero else out
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """One scale a tensor; see the module."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, step: Tensor, zero: float, limits: tuple[int, int], rounding: Rounding, factor: float
+    ) -> Tensor:
+        flat = x.detach().contiguous()
+        out = torch.empty_like(flat)
+        wanted = any(ctx.needs_input_grad[:2])
+        inside = torch.empty(flat.shape, dtype=torch.bool, device=x.device) if wanted else None
+        masks = inside.view(-1).split(_BLOCK) if inside is not None else ()
+        size = step.detach()
+        buffer = torch.empty(min(_BLOCK, flat.numel()), dtype=x.dtype, device=x.device) if wanted else None
+        for index, (source, target) in enumerate(zip(flat.view(-1).split(_BLOCK), out.view(-1).split(_BLOCK), strict=True)):
+            if buffer is None:
+                _levels(source, size, zero, limits, rounding, target).clamp_(*limits)
+            else:
+                free = _levels(source, size, zero, limits, rounding, buffer[: source.numel()])
+                torch.clamp(free, *limits, out=target)
+                torch.eq(free, target, out=masks[index])
+            if zero:
+                target.sub_(zero)
+            target.mul_(size)
+        if ctx.needs_input_grad[1]:
+            ctx.save_for_backward(flat, out, inside, size)
+        elif wanted:
+            ctx.save_for_backward(inside)
+        ctx.factor = factor
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        if not ctx.needs_input_grad[1]:
+            (inside,) = ctx.saved_tensors
+            return grad * inside, None, None, None, None, None
+        flat, out, inside, step = ctx.saved_tensors
+        grad = grad.contiguous()
+        of_x = grad * inside
+        # d out / d step is (out - x) / step inside of the range and out / step where x was clipped.
+        total = torch.zeros((), dtype=torch.float64, device=grad.device)
+        for g, x, y, m in zip(*(t.view(-1).split(_BLOCK) for t in (grad, flat, out, inside)), strict=True):
+            total += torch.dot(g, torch.addcmul(y, x, m.to(x.dtype), value=-1))
+        of_step = (total * ctx.factor).to(step.dtype) / step
+        return (of_x if ctx.needs_input_grad[0] else None), of_step.reshape(step.shape), None, None, None, None
+
+
+class _Identity(torch.autograd.Function):
+    """Gives the second tensor; the gradient goes to the first (straight through)."""
+
+    @staticmethod
+    def forward(ctx: Any, real: Tensor, shown: Tensor) -> Tensor:  # type: ignore[override]
+        return shown
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        return grad, None
+
+
+class Quantizer(nn.Module):
+    """The fake quantization of the tensors of one group.
+
+    State: ``scale``, float32 of shape () (a parameter when it is learned, else a buffer), the step between two
+    neighbouring integers, 0 until it is known; ``zero_point``, int32 of shape ().
+
+    Args:
+        dtype: of the integers.
+        rounding: of the target.
+        rule: how a symmetric range becomes a step; with "power_of_two" a learned scale is rounded to one.
+        symmetric: whether the zero point is 0.
+        learned: whether the scale is a parameter.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, dtype: Dtype, rounding: Rounding, rule: ScaleRule, symmetric: bool, learned: bool) -> None:
+        super().__init__()
+        self.dtype, self.rounding, self.rule, self.symmetric = dtype, rounding, rule, symmetric
+        self.limits = qrange(dtype)
+        if learned:
+            self.scale = nn.Parameter(torch.zeros(()))
+        else:
+            self.register_buffer("scale", torch.zeros(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+        self._zero: float | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether the scale is a parameter."""
+        return isinstance(self.scale, nn.Parameter)
+
+    def extra_repr(self) -> str:
+        return f"{self.dtype}, scale={float(self.scale):.6g}{', learned' if self.learned else ''}"
+
+    def set(self, encoding: Encoding) -> None:
+        """Take scale and zero point of a per-tensor encoding."""
+        with torch.no_grad():
+            self.scale.fill_(encoding.scale[0])
+            self.zero_point.fill_(encoding.zero_point[0])
+        self._zero = None
+
+    def step(self) -> Tensor:
+        """The step of now, of shape (); its gradient goes to a learned scale."""
+        if not self.learned:
+            return self.scale
+        if self.rule == "power_of_two":
+            powers = torch.exp2(torch.round(torch.log2(self.scale.detach().clamp_min(_LEAST))))
+            return cast(Tensor, _Identity.apply(self.scale, powers))  # type: ignore[no-untyped-call]
+        return self.scale
+
+    def keep_positive(self) -> None:
+        """Undo a step of an optimizer that made the learned scale zero or negative."""
+        with torch.no_grad():
+            self.scale.clamp_(min=_LEAST)
+
+    def forget(self) -> None:
+        """Read the zero point anew: the state was loaded."""
+        self._zero = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` as the integers can hold it, in the dtype of ``x``."""
+        if self._zero is None:
+            self._zero = float(self.zero_point)
+        per_sample = x.numel() // max(x.shape[0], 1) if x.ndim else 1
+        factor = 1.0 / math.sqrt(max(per_sample, 1) * self.limits[1])
+        return cast(Tensor, _FakeQuantize.apply(x, self.step(), self._zero, self.limits, self.rounding, factor))  # type: ignore[no-untyped-call]
+
+    def bound(self) -> Tensor:
+        """The size of the range, as :attr:`porter.quantize.encodings.Encoding.absmax` measures it; shape ()."""
+        low, high = self.limits
+        zero = float(self.zero_point)
+        if self.symmetric and self.rule == "absmax":
+            return self.step().detach() * high
+        return self.step().detach() * max(high - zero, zero - low)
+
+    def encoding(self, observer: str) -> Encoding:
+        """What the quantizer does, as an encoding; its range is all that the integers can hold."""
+        step, zero = float(self.step().detach().float()), int(self.zero_point)
+        low, high = self.limits
+        least = -high if self.symmetric and self.rule == "absmax" else low - zero
+        position = (position_of(step * high, self.dtype),) if self.rule == "power_of_two" and self.symmetric else None
+        return Encoding(
+            self.dtype, (step,), (least * step,), ((high - zero) * step,), observer, None, self.symmetric, (zero,), position
+        )
+
+
+def weight_steps(weight: Tensor, axis: int | None, dtype: Dtype, rule: ScaleRule) -> Tensor:
+    """The steps of a symmetric weight by its extremes: of shape (), or one for each index along ``axis``.
+
+    Equal, bit for bit, to :func:`porter.quantize.numerics.step_of` of the same weight in float32.
+    """
+    weight = weight.detach()
+    absmax = weight.abs().amax() if axis is None else weight.movedim(axis, 0).flatten(1).abs().amax(1)
+    low, high = qrange(dtype)
+    if rule == "power_of_two":
+        bits = high.bit_length() - 1
+        _, exponent = torch.frexp(absmax)
+        steps = torch.exp2((exponent - 1 - bits).to(absmax.dtype))
+    else:
+        steps = absmax / (-low if rule == "negative" else high)
+    small = steps < float(np.finfo(np.float32).tiny)
+    return torch.where((absmax <= 0) | small, torch.ones_like(steps), steps)
+
+
+def roomy(steps: Tensor, bias: Tensor, input_step: Tensor) -> Tensor:
+    """Steps of a weight large enough for the bias to be an int32 of step input step * weight step."""
+    least = bias.detach().double().abs().reshape(-1) / (_BIAS_LIMIT * input_step.detach().double())
+    if least.numel() != steps.numel():
+        least = least.max()
+    return torch.maximum(steps, least.to(steps.dtype).reshape(steps.shape))
+
+
+def fake_weight(weight: Tensor, steps: Tensor, axis: int | None, dtype: Dtype, rounding: Rounding) -> Tensor:
+    """A weight as its integers hold it. The gradient passes everywhere."""
+    low, high = qrange(dtype)
+    step = steps if axis is None else steps.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    shown = round_(weight.detach() / (step * 0.5), rounding).clamp_(low, high).mul_(step)
+    return cast(Tensor, _Identity.apply(weight, shown))  # type: ignore[no-untyped-call]
+
+
+def fake_bias(bias: Tensor, steps: Tensor, input_step: Tensor, rounding: Rounding) -> Tensor:
+    """A bias as int32 of step input step * weight step holds it. The gradient passes everywhere."""
+    step = (input_step.detach().double() * steps.double()).to(torch.float32).double()
+    whole = round_(bias.detach().double() / (step * 0.5), rounding).clamp_(-(2.0**31), 2.0**31 - 1)
+    return cast(Tensor, _Identity.apply(bias, (whole * step).to(bias.dtype)))  # type: ignore[no-untyped-call]
