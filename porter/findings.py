@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from porter.ops import Op, Origin
 
-__all__ = ["SCHEMA_VERSION", "VERDICTS", "Finding", "OpReport", "Report", "Severity", "Verdict"]
+__all__ = [
+    "SCHEMA_VERSION", "VERDICTS", "Candidate", "Finding", "OpReport", "Outlook", "Report", "Severity", "Verdict",
+]  # fmt: skip
 
 #: Version of the JSON report; it changes when a field changes its meaning or goes away.
 SCHEMA_VERSION = "1.0"
@@ -60,9 +62,45 @@ class Finding:
         }
 
 
+#: What became of a candidate of the planner: it was taken; another has a stronger claim, or costs less; its claim was
+#: not permitted; it does not apply, or what it yields is not legal either.
+Outcome = Literal["chosen", "weaker", "dearer", "not permitted", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to make an op legal that the planner considered: the rules in order, the weakest claim among them, what
+    became of it and why, and (where it could be built) the kinds that it makes and their price by the target's rates.
+    """
+
+    rules: tuple[str, ...]
+    claim: str
+    outcome: Outcome
+    why: str
+    yields: tuple[str, ...] = ()
+    macs: int = 0
+    bytes: int = 0
+    seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rules": list(self.rules),
+            "claim": self.claim,
+            "outcome": self.outcome,
+            "why": self.why,
+            "yields": list(self.yields),
+            "macs": self.macs,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class OpReport:
-    """The verdict of one op, with every reason and the rewrites (in the order they would be applied) that fix it."""
+    """The verdict of one op, with every reason and the rewrites (in the order they would be applied) that fix it.
+
+    ``candidates`` are those that the planner considered, where it was asked to explain.
+    """
 
     kind: str
     name: str
@@ -71,9 +109,10 @@ class OpReport:
     rewrites: tuple[str, ...] = ()
     origin: Origin = field(default_factory=Origin)
     op: Op | None = None
+    candidates: tuple[Candidate, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data: dict[str, Any] = {
             "kind": self.kind,
             "name": self.name,
             "verdict": self.verdict,
@@ -81,6 +120,38 @@ class OpReport:
             "rewrites": list(self.rewrites),
             "origin": origin_json(self.origin),
         }
+        if self.candidates:
+            data["plan"] = [candidate.to_json() for candidate in self.candidates]
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Whether a model can become legal, and how: as it is, by rewriting, by partition as well, or not at all.
+
+    ``crossings`` and ``bytes`` are what passes between accelerator and host for one input (model inputs and outputs
+    aside), ``host`` how many ops the host computes; with ``answer`` "as is" or "rewrite" the target's own toolchain
+    puts them there.
+    """
+
+    answer: Literal["as is", "rewrite", "partition", "no"]
+    host: int = 0
+    crossings: int = 0
+    bytes: int = 0
+    why: str = ""
+
+    def __str__(self) -> str:
+        if self.answer == "no":
+            return f"cannot become legal: {self.why}"
+        how = "legal as is" if self.answer == "as is" else f"legal after {self.answer}"
+        if not self.host:
+            return how
+        many = f"{self.crossings} crossing{'s' * (self.crossings != 1)}"
+        ops = f"{self.host} op{'s' * (self.host != 1)} on the host"
+        return f"{how}: {many} ({self.bytes / 1e6:.3g} MB), {ops}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +159,31 @@ class Report:
     """A model judged against a target.
 
     ``ok``: every op is native and the target takes the model as a whole, so it runs as it is. ``portable``: ``porter
-    rewrite`` makes it so with the claims that were allowed (every op is native, fold or rewrite).
+    rewrite`` makes it so with the claims that were allowed (every op is native, fold or rewrite). With ``own_host`` the
+    target's toolchain itself puts ops on its host, and these count as legal in both. ``outlook`` sums it up, where it
+    was asked for.
     """
 
     target: str
     model: str
     ops: tuple[OpReport, ...]
     findings: tuple[Finding, ...]
+    own_host: bool = False
+    outlook: Outlook | None = None
 
     @property
     def ok(self) -> bool:
-        return self.taken and all(op.verdict == "native" for op in self.ops)
+        return self.taken and all(op.verdict == "native" or self.runs_on_host(op) for op in self.ops)
 
     @property
     def portable(self) -> bool:
-        return self.taken and all(op.verdict in ("native", "fold", "rewrite") for op in self.ops)
+        return self.taken and all(
+            op.verdict in ("native", "fold", "rewrite") or self.runs_on_host(op) for op in self.ops
+        )
+
+    def runs_on_host(self, op: OpReport) -> bool:
+        """Whether the target's own toolchain runs this op on the host."""
+        return self.own_host and op.verdict == "host"
 
     @property
     def taken(self) -> bool:
@@ -123,6 +204,7 @@ class Report:
             "ok": self.ok,
             "portable": self.portable,
             "summary": dict(self.summary),
+            "outlook": self.outlook.to_json() if self.outlook is not None else None,
             "ops": [op.to_json() for op in self.ops],
             "findings": [finding.to_json() for finding in self.findings],
         }

@@ -30,8 +30,8 @@ from porter.ops import Array, Op, Value, numpy_dtype
 from porter.target import Target
 
 __all__ = [
-    "Cost", "Count", "Estimate", "Measured", "Rates", "compare", "count", "estimate", "host_rates", "measure",
-    "peak_activation_bytes", "rank_correlation",
+    "Cost", "Count", "Estimate", "Measured", "Rates", "compare", "count", "count_op", "estimate", "host_rates",
+    "measure", "peak_activation_bytes", "rank_correlation", "tensor_bytes",
 ]  # fmt: skip
 
 #: Seconds that a timing takes at least.
@@ -91,20 +91,24 @@ def count(graph: Graph) -> list[Count]:
             if value is not None and value.is_const and value.name not in seen:
                 seen.add(value.name)
                 learned += _elements(value)
-        constants = [v for v in op.operands if v.is_const]
-        moved = [v for v in (*op.operands, *op.outputs) if not v.is_const]
-        counts.append(
-            Count(
-                op,
-                _macs(op),
-                learned,
-                sum(map(_elements, constants)),
-                0 if free else sum(map(_bytes, constants)),
-                0 if free else sum(map(_bytes, moved)),
-                free,
-            )
-        )
+        counts.append(count_op(op, learned, free))
     return counts
+
+
+def count_op(op: Op, params: int = 0, free: bool | None = None) -> Count:
+    """One op by itself; ``free`` where the caller knows better than its kind."""
+    if free is None:
+        free = op.kind in _FREE or all(v.is_const for v in op.operands)
+    constants = [v for v in op.operands if v.is_const]
+    return Count(
+        op,
+        _macs(op),
+        params,
+        sum(map(_elements, constants)),
+        0 if free else sum(map(tensor_bytes, constants)),
+        0 if free else sum(tensor_bytes(v) for v in (*op.operands, *op.outputs) if not v.is_const),
+        free,
+    )
 
 
 def _folded_norms(graph: Graph) -> set[str]:
@@ -156,8 +160,14 @@ def _elements(value: Value) -> int:
     return prod(value.shape) if value.shape is not None else 0
 
 
-def _bytes(value: Value) -> int:
-    return _elements(value) * (numpy_dtype(value.dtype).itemsize if value.dtype else 4)
+def tensor_bytes(value: Value) -> int:
+    """The size of a tensor in its own dtype; 0 where its shape depends on data."""
+    if value.dtype is None:
+        return 4 * _elements(value)
+    try:
+        return _elements(value) * numpy_dtype(value.dtype).itemsize
+    except TypeError:  # a type of no fixed size, such as ONNX's strings
+        return 8 * _elements(value)
 
 
 def peak_activation_bytes(graph: Graph) -> int:
@@ -175,12 +185,12 @@ def peak_activation_bytes(graph: Graph) -> int:
     for value in graph.outputs:
         if value.name in root:
             last[root[value.name].name] = len(ops)
-    live = {v.name: _bytes(v) for v in graph.inputs}
+    live = {v.name: tensor_bytes(v) for v in graph.inputs}
     peak = sum(live.values())
     for i, op in enumerate(ops):
         for out in op.outputs:
             if root[out.name] is out and not all(v.is_const for v in op.operands):
-                live[out.name] = _bytes(out)
+                live[out.name] = tensor_bytes(out)
         peak = max(peak, sum(live.values()))
         for name in [name for name in live if last.get(name, i) <= i]:
             del live[name]
