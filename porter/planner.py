@@ -222,13 +222,7 @@ class Planner:
             return Replacement((rule, *used), legal)
 
         ops = [
-            Fusible(
-                op,
-                p.verdict not in ("native", "fold"),
-                _weakest(p.rules),
-                p.fragment,
-                p.verdict == "fold",
-            )
+            Fusible(op, p.verdict not in ("native", "fold"), _weakest(p.rules), p.fragment, p.verdict == "fold")
             for op, p in zip(visible, planned, strict=True)
         ]
         fused = fuse(ops, [v.name for v in self._graph.outputs], self._fusing(), attempt)
@@ -460,10 +454,6 @@ def _fits(value: Value) -> bool:
     if value.shape is None or value.dtype is None:
         return False
     return tensor_bytes(value) <= _FOLD_LIMIT
-
-
-def _weakest(rules: Sequence[Rule]) -> Claim | None:
-    return max((rule.claim for rule in rules), key=claim_rank) if rules else None
 
 
 _RANKS: dict[Claim, int] = {claim: rank for rank, claim in enumerate(CLAIMS)}
