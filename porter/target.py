@@ -172,7 +172,9 @@ class Quantization(Section):
     ``table_ops`` are computed by looking up a table.
 
     ``per_channel_axis`` is the axis of the weight (None: one scale a weight); ``weight_granularity`` what is chosen
-    where the user does not say; ``per_tensor_ops`` must not be quantized per channel. ``modes`` are the device's own
+    where the user does not say; ``per_tensor_ops`` must not be quantized per channel. With
+    ``depthwise_input_per_channel`` the input of a depthwise convolution, of which each channel meets only its own
+    weights, may have one scale a channel. ``modes`` are the device's own
     numbers for the ways to quantize. ``bias`` is ``"float32"`` or ``"int32"`` (of step input step * weight step).
     ``output_dtypes`` are those that the result of a convolution or matrix product can have: with ``"int32"`` or
     ``"float32"`` among them, one that no integer op reads is not requantized.
@@ -201,6 +203,7 @@ class Quantization(Section):
     table_ops: tuple[str, ...] = ()
     bias: BiasDtype = "float32"
     weight_granularity: Granularity = "tensor"
+    depthwise_input_per_channel: bool = False
 
     @property
     def symmetric(self) -> bool:

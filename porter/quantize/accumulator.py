@@ -18,7 +18,7 @@ from porter.ops import Array, Op, Value
 from porter.quantize.encodings import Encoding, Encodings
 from porter.quantize.numerics import qrange
 from porter.quantize.plan import Plan, Site
-from porter.quantize.scheme import weight_axis
+from porter.quantize.scheme import input_steps, weight_axis
 
 __all__ = ["Sums", "worst_sums"]
 
@@ -40,8 +40,9 @@ def worst_sums(op: Op, weight: Array, of_weight: Encoding, of_input: Encoding) -
     else:
         per_channel = size.sum(tuple(i for i in range(weight.ndim) if i != axis)).reshape(-1)
     low, high = qrange(of_input.dtype)
-    zero = of_input.zero_point[0]
-    return cast(Floats, per_channel * max(high - zero, zero - low))
+    zeros = np.asarray(of_input.zero_point)
+    most = np.maximum(high - zeros, zeros - low)
+    return cast(Floats, per_channel * (most if of_input.axis is None else np.repeat(most, len(size) // most.size)))
 
 
 def _along(encoding: Encoding, rank: int) -> Array:
@@ -67,7 +68,7 @@ class Sums:
                 continue
             weight, read = encodings.weights[path], encodings.input_of(path)
             worst = worst_sums(op, calls[0].weight.numpy(), weight, read)
-            step = read.scale[0] * np.asarray(weight.scale)
+            step = input_steps(op, read) * np.asarray(weight.scale)
             if encodings.bias == "int32" and _bias(op) is not None:
                 sizes = np.abs(cast(Value, _bias(op)).numpy().astype(np.float64)).reshape(-1)
                 worst = worst + sizes / step

@@ -68,6 +68,8 @@ def check_device(encodings: Encodings, scheme: Scheme, dtype: str) -> None:
         for name, encoding in found.items():
             if encoding.dtype not in dtypes:
                 raise refuse(f"the {what} {name} is {encoding.dtype}")
+            if not weight and encoding.axis is not None and not scheme.table.depthwise_input_per_channel:
+                raise refuse(f"the {what} {name} has a scale for each channel")
             if any(encoding.zero_point) and scheme.symmetric(encoding.dtype, weight):
                 raise refuse(f"the {what} {name} has the zero point {next(filter(None, encoding.zero_point))}")
 

@@ -17,6 +17,7 @@ from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
 from porter.ops import Array, Op, Value
+from porter.quantize.channels import FEW, Channels
 from porter.quantize.encodings import Encoding
 from porter.quantize.numerics import Dtype
 from porter.quantize.observers import NotFiniteError, Observer, make_observer
@@ -41,6 +42,7 @@ class Calibration:
 
     Fields:
         observers: by group name.
+        channels: by group name, the extremes of each channel, where those were asked for.
         seen: the true (minimum, maximum) of every value observed or watched.
         sizes: how large each observed value is from sample to sample.
         readers: for an observed value, the op that reads it.
@@ -50,6 +52,7 @@ class Calibration:
     """
 
     observers: dict[str, Observer]
+    channels: dict[str, Channels] = field(default_factory=dict)
     seen: dict[str, tuple[float, float]] = field(default_factory=dict)
     sizes: dict[str, _Size] = field(default_factory=dict)
     readers: Mapping[str, Op] = field(default_factory=dict)
@@ -75,9 +78,15 @@ class Calibration:
         return found
 
     def encoding(self, group: str, dtype: Dtype, scheme: Scheme) -> Encoding:
-        """The encoding of a group in ``dtype``. Raises PT401 when nothing was observed."""
+        """The encoding of a group in ``dtype``; with a scale for each channel where :attr:`channels` has the group and
+        one scale leaves them too few steps. Raises PT401 when nothing was observed.
+        """
         low, high = self.range_of(group, dtype, scheme)
-        return scheme.encoding(low, high, dtype, self.observers[group].describe(dtype, scheme))
+        found = scheme.encoding(low, high, dtype, self.observers[group].describe(dtype, scheme))
+        channels = self.channels.get(group)
+        if channels is None or channels.steps(found.scale[0]) >= FEW:
+            return found
+        return scheme.encoding(channels.low, channels.high, dtype, "min_max by channel", axis=channels.axis)
 
     def findings(self) -> list[Finding]:
         """What is odd about the data: a single sample, not like in training, a few samples far larger than the rest."""
@@ -90,6 +99,8 @@ class Calibration:
             for index, observer in enumerate(self.observers.values())
             for key, array in observer.state().items()
         }
+        for index, channels in enumerate(self.channels.values()):
+            arrays |= {f"channels{index}_{key}": array for key, array in channels.state().items()}
         arrays["seen_names"] = np.array(list(self.seen), np.str_)
         arrays["seen"] = np.array(list(self.seen.values()), np.float64)
         arrays["sizes"] = np.array([astuple(size) for size in self.sizes.values()], np.float64)
@@ -100,6 +111,9 @@ class Calibration:
         for index, observer in enumerate(self.observers.values()):
             start = f"observer{index}_"
             observer.restore({key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)})
+        for index, channels in enumerate(self.channels.values()):
+            start = f"channels{index}_"
+            channels.restore({key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)})
         self.seen = {
             str(name): (float(low), float(high))
             for name, (low, high) in zip(arrays["seen_names"], arrays["seen"], strict=True)
@@ -115,6 +129,7 @@ def calibrate(
     data: Data,
     observer: str,
     *,
+    channels: Mapping[str, int] | None = None,
     watch: Iterable[str] = (),
     labels: Mapping[str, str] | None = None,
     steps: Steps | None = None,
@@ -128,6 +143,7 @@ def calibrate(
     Args:
         groups: for the name of a group, the names of the values that share its observer.
         observer: with its settings; see :func:`porter.quantize.observers.make_observer`.
+        channels: for the name of a group of one value, the axis of which each index may get a scale of its own.
         watch: values of which only the extremes are wanted.
         labels: for a value's name, the path of the layer that reads it, for messages.
         steps: counts runs; the number of samples is added to its total.
@@ -140,7 +156,7 @@ def calibrate(
         PorterError: PT407 where a value is not finite, which names the layer and the first op that makes one;
             PT510 to PT512 when ``state`` cannot be written.
     """
-    made = _prepared(graph, groups, observer, labels or {})
+    made = _prepared(graph, groups, observer, channels or {}, labels or {})
     group_of = {name: group for group, names in groups.items() for name in names}
     only = sorted(set(watch) - set(group_of))
     values = {v.name: v for op in graph.ops() for v in (*op.operands, *op.outputs)}
@@ -153,7 +169,8 @@ def calibrate(
     count.total += len(data)
     kept = None
     if state is not None:
-        kept = Resume(state, fingerprint(graph, {"groups": groups, "watch": only, "observer": observer}, data))
+        settings = {"groups": groups, "channels": channels or {}, "watch": only, "observer": observer}
+        kept = Resume(state, fingerprint(graph, settings, data))
     with deferred_signals(kept is not None) as signalled:
         done, items = (0, iter(data)) if kept is None else kept.take_up(made, data, count)
         for index, last, item, arrays in _ahead(taps, items, done):
@@ -179,11 +196,16 @@ def calibrate(
 
 
 def _prepared(
-    graph: Graph, groups: Mapping[str, Sequence[str]], observer: str, labels: Mapping[str, str]
+    graph: Graph,
+    groups: Mapping[str, Sequence[str]],
+    observer: str,
+    channels: Mapping[str, int],
+    labels: Mapping[str, str],
 ) -> Calibration:
     names = {name for members in groups.values() for name in members}
     return Calibration(
         observers={group: make_observer(observer) for group in groups},
+        channels={group: Channels(axis) for group, axis in channels.items()},
         sizes={name: _Size() for members in groups.values() for name in members},
         readers={v.name: op for op in reversed(graph.ops()) for v in op.operands if v.name in names},
         labels=labels,
@@ -223,6 +245,8 @@ def _see(made: Calibration, groups: Mapping[str, Sequence[str]], arrays: Mapping
         except NotFiniteError as error:
             bad = next(name for name in present if not np.isfinite(arrays[name]).all())
             raise NotFiniteError(str(error), bad) from error
+        if group in made.channels:
+            made.channels[group].observe(arrays[present[0]])
         for name, extent in zip(present, extents, strict=True):
             made.sizes[name].add(max(extent[1], -extent[0]))
             _widen(made.seen, name, extent)

@@ -49,8 +49,8 @@ def compare(
     for site in sites:
         of_input, of_weight = encodings.input_of(site.path), encodings.weights[site.path]
         rows[site.path] = rows.get(site.path) or LayerReport(
-            site.path, site.op.kind, site.op.origin, site.quantized, (of_input.minimum[0], of_input.maximum[0]),
-            of_input.scale[0], (min(of_weight.scale), max(of_weight.scale)),
+            site.path, site.op.kind, site.op.origin, site.quantized, (min(of_input.minimum), max(of_input.maximum)),
+            max(of_input.scale), (min(of_weight.scale), max(of_weight.scale)),
             TensorError(site.path) if site.quantized and site.op.kind in ("conv2d", "linear") else None,
             TensorError(site.path) if items else None, site.width.name, _represented(of_weight),
             _around(of_input) if items else None, _spread(site.weight.numpy()),
@@ -103,7 +103,8 @@ def _represented(encoding: Encoding) -> tuple[tuple[float, float], ...]:
 
 def _around(encoding: Encoding) -> Distribution:
     """A histogram of what the encoding represents and a little more on both sides, so that clipped values show."""
-    (low, high), half = _represented(encoding)[0], encoding.scale[0] / 2
+    pairs, half = _represented(encoding), max(encoding.scale) / 2
+    low, high = min(low for low, _ in pairs), max(high for _, high in pairs)
     margin = (high - low) / 8
     return Distribution(low - margin, high + margin, (low - half, high + half))
 

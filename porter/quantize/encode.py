@@ -16,7 +16,7 @@ from porter.quantize.calibrate import Calibration
 from porter.quantize.encodings import Encoding, Encodings, Layer, weight_digest
 from porter.quantize.numerics import Dtype
 from porter.quantize.plan import Group, Plan, Site
-from porter.quantize.scheme import Scheme, extremes
+from porter.quantize.scheme import Scheme, extremes, input_steps
 
 __all__ = ["encode"]
 
@@ -106,17 +106,18 @@ def _weight(made: Encodings, plan: Plan, path: str, site: Site, weight: Array) -
     bias = site.op.inputs[2] if len(site.op.inputs) > 2 else None
     if made.bias != "int32" or bias is None or not bias.is_const:
         return encoding
-    return _roomy(encoding, bias.numpy(), made.input_of(path).scale[0])
+    return _roomy(encoding, bias.numpy(), input_steps(site.op, made.input_of(path)))
 
 
-def _roomy(encoding: Encoding, bias: Array, step: float) -> Encoding:
-    """The encoding with steps large enough for the bias to be an int32 of step ``step`` * weight step.
+def _roomy(encoding: Encoding, bias: Array, steps: Array) -> Encoding:
+    """The encoding with steps large enough for the bias to be an int32 of step ``steps`` * weight step.
 
     A channel of tiny weights would have a step so small that its bias does not fit.
     """
     scale = np.asarray(encoding.scale, np.float64)
-    sizes = np.abs(bias.astype(np.float64)).reshape(-1)
-    least = (sizes if sizes.size == scale.size else sizes.max(keepdims=True)) / (_BIAS_LIMIT * step)
+    least = np.abs(bias.astype(np.float64)).reshape(-1) / (_BIAS_LIMIT * steps)
+    if least.size != scale.size:
+        least = least.max(keepdims=True)
     if not (least > scale).any():
         return encoding
     wider = np.maximum(scale, least).astype(np.float32)

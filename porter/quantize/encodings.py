@@ -235,7 +235,8 @@ class Encodings:
                 fix="Calibrate this model, or use the model that the encodings were made for.",
             )
 
-        values = {v.name for v in graph.inputs} | {v.name for op in graph.ops() for v in (*op.outputs, *op.operands)}
+        values = {v.name: v for v in graph.inputs}
+        values |= {v.name: v for op in graph.ops() for v in (*op.outputs, *op.operands)}
         for path, layer in self.layers.items():
             op = ops.get(path)
             if op is None:
@@ -248,9 +249,12 @@ class Encodings:
             missing = [name for name in layer.inputs if name not in values]
             if missing:
                 raise refuse(f"it has no value {missing[0]}, which enters {path}")
-        for name in self.activations:
+        for name, encoding in self.activations.items():
             if name not in values:
                 raise refuse(f"it has no value {name}")
+            axis, shape = encoding.axis, values[name].shape or ()
+            if axis is not None and (axis >= len(shape) or shape[axis] != len(encoding.scale)):
+                raise refuse(f"{len(encoding.scale)} scales do not fit axis {axis} of {name}, of shape {shape}")
         kinds = {layer.kind for layer in self.layers.values()}
         for path, op in ops.items():
             if op.kind in kinds and path not in self.layers:

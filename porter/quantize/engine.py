@@ -191,6 +191,7 @@ def quantize(
         planned.observed,
         opened,
         observer,
+        channels=planned.channels,
         watch=[part.name for join in joined for part in join.parts],
         labels={site.input.name: site.path for site in reversed(weighted) if site.quantized},
         steps=steps,
@@ -212,7 +213,8 @@ def quantize(
 
         def calibrated(other: Graph) -> Encodings:
             plans = plan(other, scheme, width=width, pins=pinned)
-            return encode(other, plans, calibrate(other, plans.observed, opened, observer), len(opened), [])
+            seen = calibrate(other, plans.observed, opened, observer, channels=plans.channels)
+            return encode(other, plans, seen, len(opened), [])
 
         improved = improve(graph, found, opened, passes, calibrated=calibrated, insert=insert, progress=progress)
         graph, reference, found = improved.graph, improved.reference, improved.encodings

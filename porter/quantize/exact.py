@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from porter.ops import Array, Op
 from porter.quantize import kernels
 from porter.quantize.numerics import along
+from porter.quantize.scheme import depthwise
 
 __all__ = ["EXACT", "TABLES", "Context", "Exact", "Operand", "Real", "Whole", "exact", "real"]
 
@@ -107,14 +108,17 @@ def _product(
         sums: the sums of products of two arrays of whole numbers.
     """
     data, weight, bias = (*x, None)[:3]
-    if not isinstance(data, Whole) or not isinstance(weight, Whole) or data.axis is not None:
+    if not isinstance(data, Whole) or not isinstance(weight, Whole):
+        return None
+    if data.axis is not None and not (depthwise(op) and data.axis == 1):
         return None
     if weight.axis is not None and weight.axis != channels:
         return None
     total = sums(data.data, weight.data)
     axis %= total.ndim
-    step = np.asarray(data.step * weight.step)
-    of = None if weight.axis is None else axis
+    of_data = data.step if data.axis is None else np.repeat(data.step, total.shape[axis] // data.step.size)
+    step = np.asarray(of_data * weight.step)
+    of = None if data.axis is None and weight.axis is None else axis
     if isinstance(bias, Whole) and bias.data.ndim == 1 and np.allclose(bias.step, step, rtol=1e-6, atol=0):
         # An integer bias in the accumulator's own step (its stored scale is that product, rounded to float32).
         wide = total if total.dtype == np.int64 else total.astype(np.float64)

@@ -7,6 +7,7 @@ when an integer op reads it, or when what makes it cannot leave the device other
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from porter.graph import Graph
@@ -14,7 +15,7 @@ from porter.ops import Op, Value
 from porter.paths import PARAMETERS
 from porter.quantize.numerics import BITS, Dtype
 from porter.quantize.plan import Group, Plan, Site
-from porter.quantize.scheme import PRODUCTS, Scheme
+from porter.quantize.scheme import PRODUCTS, Scheme, depthwise
 
 __all__ = ["data_operands", "tensor_flow"]
 
@@ -158,6 +159,7 @@ class _Flow:
 
     def _groups(self, needed: set[str]) -> list[Group]:
         moved = {out.name for op in self._ops if id(op) in self._passive for out in op.outputs}
+        alone = self._channelwise()
         members: dict[str, dict[str, None]] = {}
         for value in (*self._graph.inputs, *(v for op in self._ops for v in (*op.operands, *op.outputs))):
             root = self._sets.root(value.name)
@@ -172,9 +174,24 @@ class _Flow:
             if root in needed and root not in read:
                 wanted.setdefault(root, []).append(site.width.activation)
         return [
-            Group(next(iter(names)), tuple(names), tuple(n for n in names if n not in moved), _widest(wanted[root]))
+            Group(
+                next(iter(names)), tuple(names), tuple(n for n in names if n not in moved), _widest(wanted[root]),
+                1 if len(names) == len(set(wanted[root])) == 1 and names.keys() <= alone else None,
+            )
             for root, names in members.items()
-        ]
+        ]  # fmt: skip
+
+    def _channelwise(self) -> set[str]:
+        """The tensors that nothing reads as integers but depthwise convolutions of layers that are called once."""
+        if not self._scheme.table.depthwise_input_per_channel:
+            return set()
+        calls = Counter(site.path for site in self._active())
+        found: set[str] = set()
+        whole: set[str] = set()
+        for site, value in self._reads():
+            lone = depthwise(site.op) and value is site.op.inputs[0] and calls[site.path] == 1
+            (found if lone else whole).add(value.name)
+        return found - whole
 
 
 def _moved(op: Op) -> list[Value]:

@@ -16,6 +16,7 @@ from porter.graph import Graph
 from porter.ops import Array, Op, Value
 from porter.quantize.encodings import Encoding, Encodings, layer_paths
 from porter.quantize.numerics import round_to
+from porter.quantize.scheme import input_steps
 from porter.rewrite import Fragment
 
 __all__ = ["insert"]
@@ -131,7 +132,7 @@ class _Inserter:
             elif path is not None and index == 1:
                 operands.append(build.constant(cast(Value, value), self.encodings.weights[path], "weight"))
             elif path is not None and index == 2 and value is not None and self.encodings.bias == "int32":
-                operands.append(build.bias(value, path))
+                operands.append(build.bias(value, op, path))
             elif self.tensors and value is not None and value.is_const and value.name in self.encodings.activations:
                 operands.append(build.constant(value, self.encodings.activations[value.name], f"operand{index}"))
             else:
@@ -174,12 +175,12 @@ class _Build:
         q = Value.constant(f"{stem}_q", integers)
         return self._real(q, scale, zero, encoding.axis, stem, value.shape)
 
-    def bias(self, value: Value, path: str) -> Value:
+    def bias(self, value: Value, op: Op, path: str) -> Value:
         """A bias as int32 of step input step * weight step, and back."""
         stem, weight = f"{self._name}_bias", self._encodings.weights[path]
-        step = np.asarray(self._encodings.input_of(path).scale[0] * np.asarray(weight.scale), np.float32)
+        step = np.asarray(input_steps(op, self._encodings.input_of(path)) * np.asarray(weight.scale), np.float32)
         bias = value.numpy()
-        axis = bias.ndim - 1 if weight.axis is not None else None
+        axis = bias.ndim - 1 if step.size > 1 or weight.axis is not None else None
         whole = round_to(bias.astype(np.float64) / step.astype(np.float64), self._encodings.rounding)
         limits = np.iinfo(np.int32)
         q = Value.constant(f"{stem}_q", np.clip(whole, limits.min, limits.max).astype(np.int32))

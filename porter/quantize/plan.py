@@ -72,13 +72,15 @@ class Group:
     """Values with one encoding.
 
     ``values`` are all of them, ``sources`` those that must be observed (what the others hold is moved from there):
-    model inputs, constants, and results of ops that are not passive.
+    model inputs, constants, and results of ops that are not passive. ``axis`` counts the channels where the device can
+    have one scale for each of them: what reads the tensor as integers are depthwise convolutions.
     """
 
     name: str
     values: tuple[str, ...]
     sources: tuple[str, ...]
     dtype: Dtype
+    axis: int | None = None
 
 
 @dataclass(slots=True)
@@ -113,6 +115,11 @@ class Plan:
     def observed(self) -> dict[str, tuple[str, ...]]:
         """The values to observe by the name of their group, as :func:`~porter.quantize.calibrate.calibrate` takes."""
         return {group.name: group.sources for group in self.groups}
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """The axis of channels by the name of the group, where each channel can have a scale."""
+        return {group.name: group.axis for group in self.groups if group.axis is not None}
 
     def group_of(self) -> dict[str, Group]:
         """The group of each value."""

@@ -19,7 +19,7 @@ from porter.quantize.encodings import Encoding
 from porter.quantize.numerics import BITS, Dtype, Rounding, ScaleRule, qrange
 from porter.target import Quantization, Target
 
-__all__ = ["PRODUCTS", "Scheme", "Width", "extremes", "weight_axis"]
+__all__ = ["PRODUCTS", "Scheme", "Width", "depthwise", "extremes", "input_steps", "weight_axis"]
 
 #: The kinds that multiply and accumulate; operand 1 is the weight, operand 2 the bias.
 PRODUCTS: Final = frozenset(
@@ -184,6 +184,21 @@ class Scheme:
         if not self.per_channel or op.kind in self.table.per_tensor_ops:
             return None
         return weight_axis(op)
+
+
+def depthwise(op: Op) -> bool:
+    """Whether the op is a convolution of which each output channel reads one input channel of several."""
+    weight = op.inputs[1] if op.kind in ("conv1d", "conv2d", "conv3d") else None
+    return weight is not None and weight.shape is not None and weight.shape[1] == 1 and op.attrs["groups"] > 1
+
+
+def input_steps(op: Op, of_input: Encoding) -> Array:
+    """The steps of a product's input as its output channels meet them, float64: one, or one for each output channel of
+    a depthwise convolution whose input has one for each channel."""
+    steps = np.asarray(of_input.scale, np.float64)
+    if of_input.axis is None:
+        return steps
+    return np.repeat(steps, ((op.inputs[1].shape or ())[0] if op.inputs[1] is not None else 0) // steps.size)
 
 
 def weight_axis(op: Op) -> int | None:
