@@ -349,8 +349,11 @@ def _table() -> dict[str, Kind]:
     add(
         "lstm gru rnn",
         "x weights*",
-        "hidden:int direction:str layers:int layout:str",
-        "recurrent layers; see the dialect",
+        "hidden:int direction:str layers:int layout:str biases:bool? time_axis:int? outputs:tuple? "
+        "linear_before_reset:bool? activation:str?",
+        "recurrent layers; direction forward, reverse or bidirectional; the activation of rnn is tanh or relu. "
+        "Layout time_first or batch_first: operands and results of torch (weights by layer and direction, then the "
+        "states). Layout onnx: those of ONNX; time_axis is its layout, outputs are the results that are there",
         None,
     )
     add("attention", "query key value mask?", "scale:float|None causal:bool", "scaled dot product attention")

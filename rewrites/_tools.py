@@ -6,7 +6,7 @@ The structural helpers compute constants at once, so that a rule that slices or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "join",
     "need",
     "need_float",
+    "or_zeros",
     "per_channel",
     "scalar",
     "shape_of",
@@ -143,6 +144,13 @@ def join(b: Builder, parts: Sequence[Value], axis: int) -> Value:
         return b.const(np.concatenate([p.numpy() for p in parts], axis))
     out: Value = b.cat(*parts, axis=axis)
     return out
+
+
+def or_zeros(b: Builder, out: Value, build: Callable[[], Value]) -> Value:
+    """What ``build`` gives, or zeros where nobody reads ``out``."""
+    if b.uses(out):
+        return build()
+    return Value(out.name, out.shape, out.dtype, lambda: np.zeros(shape_of(out), out.dtype))
 
 
 def per_channel(b: Builder, x: Value, rank: int) -> Value:

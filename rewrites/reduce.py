@@ -11,7 +11,7 @@ import numpy as np
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import cut, need, need_float, shape_of, turned, view
+from ._tools import cut, need, need_float, or_zeros, shape_of, turned, view
 
 
 def _count(op: Op) -> int:
@@ -281,16 +281,8 @@ def max_dim_to_parts(b: Builder, op: Op) -> Any:
     x, a = op.operands[0], op.attrs
     extreme, arg = ("amax", "argmax") if op.kind == "max_dim" else ("amin", "argmin")
     value, index = op.outputs
-    values = _or_zeros(b, value, lambda: b.op(extreme, (x,), axes=(a["axis"],), keepdim=a["keepdim"])[0])
-    return values, _or_zeros(b, index, lambda: b.op(arg, (x,), axis=a["axis"], keepdim=a["keepdim"])[0])
-
-
-def _or_zeros(b: Builder, out: Value, build: Any) -> Value:
-    """What ``build`` gives, or zeros where nobody reads ``out``."""
-    if b.uses(out):
-        made: Value = build()
-        return made
-    return Value(out.name, out.shape, out.dtype, lambda: np.zeros(shape_of(out), out.dtype))
+    values = or_zeros(b, value, lambda: b.op(extreme, (x,), axes=(a["axis"],), keepdim=a["keepdim"])[0])
+    return values, or_zeros(b, index, lambda: b.op(arg, (x,), axis=a["axis"], keepdim=a["keepdim"])[0])
 
 
 @rewrite(removes=("argmax", "argmin"), yields=("reshape", "max_dim", "min_dim"), claim="exact")

@@ -1229,6 +1229,20 @@ def _glu(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
     return self.emit.call("mul.Tensor", self.emit.call("slice.Tensor", x, dim, 0, half), gate)
 
 
+@_normalizes("lstm_cell.default", "gru_cell.default", "rnn_tanh_cell.default", "rnn_relu_cell.default")
+def _recurrent_cell(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
+    """A cell is a layer over one step."""
+    call, name = self.emit.call, str(node.target).split(".")[1].removesuffix("_cell")
+    of_torch = (a["w_ih"], a["w_hh"], a.get("b_ih"), a.get("b_hh"))
+    weights = [weight for weight in of_torch if weight is not None]
+    states = a["hx"] if name == "lstm" else [a["hx"]]
+    hx = [call("unsqueeze", state, 0) for state in states]
+    rest = (weights, len(weights) == 4, 1, 0.0, False, False, False)
+    made = call(f"{name}.input", call("unsqueeze", a["input"], 0), hx if name == "lstm" else hx[0], *rest)
+    last = [call("squeeze.dim", self.emit.item(made, 1 + i), 0) for i in range(len(states))]
+    return tuple(last) if name == "lstm" else last[0]
+
+
 def _reads(node: fx.Node, indices: set[int]) -> bool:
     """Whether any of these results of a call is read."""
     return any(user.target is not getitem or (user.args[1] in indices and user.users) for user in node.users)

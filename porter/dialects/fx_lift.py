@@ -1168,13 +1168,13 @@ def _attention(a: Args) -> Lifted:
     return "attention", operands, {"scale": None if scale is None else float(scale), "causal": bool(a["is_causal"])}
 
 
-@lifter("lstm.input", "gru.input", "rnn_tanh.input")
+@lifter("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input")
 def _recurrent(a: Args) -> Lifted:
     """Operands: x, the weights in torch's order (w_ih, w_hh, b_ih, b_hh by layer and direction), the initial state."""
     if a["train"] and a["dropout"]:
         raise Unknown
     a.read("dropout", "train")
-    kind = str(a.node.target).split(".")[1].removesuffix("_tanh")
+    kind, _, activation = str(a.node.target).split(".")[1].partition("_")
     weights = a.tensors("params")
     states = a.tensors("hx") if kind == "lstm" else (a.tensor("hx"),)
     attrs = {
@@ -1184,6 +1184,8 @@ def _recurrent(a: Args) -> Lifted:
         "layout": "batch_first" if a["batch_first"] else "time_first",
         "biases": bool(a["has_biases"]),
     }
+    if activation:
+        attrs["activation"] = activation
     return kind, (a.tensor("input"), *weights, *states), attrs
 
 

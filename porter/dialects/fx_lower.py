@@ -781,7 +781,7 @@ def _attention(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
     return e.call("scaled_dot_product_attention", *x, 0.0, op.attrs["causal"], scale=op.attrs["scale"])
 
 
-@lowering("lstm", "gru")
+@lowering("lstm", "gru", "rnn")
 def _recurrent(e: Emitter, op: Op, x: tuple[Any, ...]) -> Nodes:
     a = op.attrs
     states = x[-2:] if op.kind == "lstm" else x[-1:]
@@ -789,7 +789,8 @@ def _recurrent(e: Emitter, op: Op, x: tuple[Any, ...]) -> Nodes:
     hx: Any = list(states) if op.kind == "lstm" else states[0]
     both, first = a["direction"] == "bidirectional", a["layout"] == "batch_first"
     biases = len(weights) == 4 * a["layers"] * (1 + both)
-    return e.items(e.call(f"{op.kind}.input", x[0], hx, weights, biases, a["layers"], 0.0, False, both, first))
+    name = f"rnn_{a['activation']}" if op.kind == "rnn" else op.kind
+    return e.items(e.call(f"{name}.input", x[0], hx, weights, biases, a["layers"], 0.0, False, both, first))
 
 
 def _along(e: Emitter, x: fx.Node, parameter: fx.Node, axis: int | None) -> fx.Node:

@@ -315,17 +315,27 @@ def _cumsum(at: At) -> Lifted | None:
 # -- sequences, attention, quantization, control flow -----------------------------------------------
 
 
+_ACTIVATIONS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}
+
+
 @lifts("LSTM", "GRU", "RNN")
 def _recurrent(at: At) -> Lifted | None:
-    odd = ("activations", "activation_alpha", "activation_beta", "clip")
+    odd = ("activation_alpha", "activation_beta", "clip")
     if any(name in at.attrs for name in odd) or at.attr("input_forget", 0):
         return None
+    direction, usual = at.attr("direction", "forward"), _ACTIVATIONS[at.node.op]
+    given = tuple(str(name).lower() for name in at.attr("activations", ())) or usual
+    each = {given[i : i + len(usual)] for i in range(0, len(given), len(usual))}
+    if each != {usual} and (at.node.op, each) != ("RNN", {("relu",)}):
+        return None
     attrs = {
-        "hidden": at.attrs["hidden_size"], "direction": at.attr("direction", "forward"), "layers": 1, "layout": "onnx",
+        "hidden": at.attrs["hidden_size"], "direction": direction, "layers": 1, "layout": "onnx",
         "time_axis": at.attr("layout", 0), "outputs": tuple(i for i, name in enumerate(at.node.outs) if name),
     }  # fmt: skip
     if at.node.op == "GRU":
         attrs["linear_before_reset"] = bool(at.attr("linear_before_reset", 0))
+    if at.node.op == "RNN":
+        attrs["activation"] = given[0]
     return at.node.op.lower(), at.ins, attrs
 
 

@@ -662,9 +662,11 @@ def _recurrent(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     names = iter(outs)
     results = [next(names) if i in a["outputs"] else "" for i in range(max(a["outputs"]) + 1)]
     reset = int(a["linear_before_reset"]) if a.get("linear_before_reset") else None
+    directions = 2 if a["direction"] == "bidirectional" else 1
+    activations = ["Relu"] * directions if a.get("activation") == "relu" else None
     L.emit_many(
         op.kind.upper(), ins, results, hidden_size=int(a["hidden"]), direction=a["direction"],
-        layout=a.get("time_axis") or None, linear_before_reset=reset,
+        layout=a.get("time_axis") or None, linear_before_reset=reset, activations=activations,
     )  # fmt: skip
 
 

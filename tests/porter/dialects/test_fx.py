@@ -380,6 +380,10 @@ case(
 )
 case("lstm", Net(nn.LSTM(8, 5, batch_first=True, bidirectional=True)), "lstm", image(1, 6, 8))
 case("gru", Net(nn.GRU(8, 5, num_layers=2, bias=False)), "gru", image(6, 2, 8))
+case("rnn", Net(nn.RNN(8, 5, nonlinearity="relu")), "rnn", image(6, 2, 8))
+case("lstm_cell", Net(nn.LSTMCell(8, 5)), "lstm", image(2, 8), atol=1e-6)
+case("gru_cell", Net(nn.GRUCell(8, 5, bias=False)), "gru", image(2, 8), atol=1e-6)
+case("rnn_cell", Net(nn.RNNCell(8, 5)), "rnn", image(2, 8), atol=1e-6)
 case(
     "mha",
     Net(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)),
@@ -499,7 +503,7 @@ def test_capture_equals_eager(graphs: dict[str, FxGraph], name: str) -> None:
         assert len(op.inputs) == len(names) or names[-1].endswith("*"), op
         assert kind.outputs is None or len(op.outputs) == kind.outputs, op
         declared = {a.partition(":")[0] for a in kind.attrs.split()}
-        assert op.kind in ("lstm", "gru") or set(op.attrs) == declared, op
+        assert op.kind in ("lstm", "gru", "rnn") or set(op.attrs) == declared, op
 
 
 @pytest.mark.parametrize("name", ZOO)
