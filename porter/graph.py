@@ -105,6 +105,20 @@ class Graph(ABC):
         """
 
     @abstractmethod
+    def part(self, inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
+        """A graph of the ops between some values and others; the ops stay as they are.
+
+        Args:
+            inputs: names of the values that it starts from: results of ops, or inputs of this graph. What the outputs
+                need must follow from these and from constants.
+            outputs: names of values that its ops compute, each once.
+
+        Raises:
+            ValueError: a name that is not a value of the graph, an output that no op computes, or one that needs a
+                value that is not given.
+        """
+
+    @abstractmethod
     def with_constants(self, data: Mapping[str, Array]) -> Graph:
         """A copy in which the named constants hold other data: weights that changed, under the names they had.
 

@@ -361,6 +361,41 @@ class FxGraph(Graph):
             Captured(twin.graph, held, self._mode, self._in_spec, spec, self._ranges), self.source, self.ledger
         )
 
+    def part(self, inputs: Sequence[str], outputs: Sequence[str]) -> FxGraph:
+        """See :meth:`Graph.part`."""
+        named = self._named()
+        missing = [n for n in inputs if n not in named or named[n].op == "get_attr"]
+        missing += [n for n in outputs if n not in named or named[n].op != "call_function"]
+        if missing or len(set(outputs)) < len(outputs) or not {*inputs}.isdisjoint(outputs):
+            raise ValueError(f"not values of {self.source}, or named twice: {missing or [*inputs, *outputs]}")
+        given = [named[name] for name in inputs]
+        needed = set(given)
+        waiting = [named[name] for name in outputs]
+        while waiting:
+            node = waiting.pop()
+            if node not in needed:
+                if node.op == "placeholder":
+                    raise ValueError(f"{value_name(node)} is needed, and not among the inputs")
+                needed.add(node)
+                waiting += node.all_input_nodes
+        graph = fx.Graph()
+        env: dict[fx.Node, fx.Node] = {}
+        for node in given:
+            new = env[node] = graph.placeholder(_identifier(node.name))
+            origin = node.meta.get("porter_origin", Origin(source=(node.name,)))
+            new.meta = {**node.meta, "porter_value": value_name(node), "porter_origin": origin}
+        for node in self.graph.nodes:
+            if node in needed and node not in env:
+                new = env[node] = graph.node_copy(node, env.__getitem__)
+                if new.name != node.name:
+                    new._rename(node.name)
+        results = graph.output(tuple(env[named[name]] for name in outputs))
+        results.meta = dict(next(reversed(self.graph.nodes)).meta)
+        used = {n.target for n in graph.nodes if n.op == "get_attr"}
+        held = {path: tensor for path, tensor in self.attributes.items() if path in used}
+        spec = tree_structure(tuple(range(len(outputs))))
+        return FxGraph(Captured(graph, held, self._mode, None, spec, self._ranges), self.source, self.ledger)
+
     def with_constants(self, data: Mapping[str, Array]) -> FxGraph:
         """See :meth:`Graph.with_constants`."""
         twin = self.copy()

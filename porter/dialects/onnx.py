@@ -201,7 +201,7 @@ class OnnxGraph(Graph):
         names = itertools.count()
         lowering = Lowering(self.opset, types, lambda hint: f"{hint}_{next(names)}", lambda _name, _data: None)
         try:
-            lowering.lower(op, [v and v.name for v in op.inputs], [v.name for v in op.outputs])
+            lowering.lower(op, [v.name if v else None for v in op.inputs], [v.name for v in op.outputs])
         except (NeedsOpset, NoOnnxForm):
             return False
         return len(lowering.nodes) == 1
@@ -449,16 +449,36 @@ class OnnxGraph(Graph):
         missing = [name for name in names if name not in self._producer]
         if missing or len(set(names)) < len(names):
             raise ValueError(f"not computed by an op of {self.source}, or named twice: {missing or names}")
+        return self._between(list(self._model.inputs), list(names))
+
+    def part(self, inputs: Sequence[str], outputs: Sequence[str]) -> OnnxGraph:
+        """See :meth:`Graph.part`. Nodes stay as they are, byte for byte."""
+        made = {*self._producer, *self._model.inputs}
+        missing = [name for name in inputs if name not in made] + [n for n in outputs if n not in self._producer]
+        if missing or len(set(outputs)) < len(outputs) or not {*inputs}.isdisjoint(outputs):
+            raise ValueError(f"not values of {self.source}, or named twice: {missing or [*inputs, *outputs]}")
+        found = self._between(list(inputs), list(outputs))
+        known = {*inputs, *found._producer, *found._model.tensors, *found._model.sparse}
+        lacking = [n for node in found._model.nodes for n in (*node.ins, *node.caps) if n and n not in known]
+        if lacking:
+            raise ValueError(f"{', '.join(dict.fromkeys(lacking))} is needed, and not among the inputs")
+        return found
+
+    def _between(self, inputs: list[str], outputs: list[str]) -> OnnxGraph:
         twin = self.copy()
         shell = ModelProto()
         shell.CopyFrom(twin._model.shell)
-        del shell.graph.output[:]
-        for name in names:
-            value = twin._value(name)
-            shell.graph.output.add(name=name, type=type_proto((value.shape, value.dtype)))
-        model = dataclasses.replace(twin._model, shell=shell, outputs=list(names))
+        for names, infos in ((inputs, shell.graph.input), (outputs, shell.graph.output)):
+            if names is inputs and names == twin._model.inputs:
+                continue  # as they were declared, with what they say beside shape and dtype
+            del infos[:]
+            for name in names:
+                value = twin._value(name)
+                infos.add(name=name, type=type_proto((value.shape, value.dtype)))
+        model = dataclasses.replace(twin._model, shell=shell, inputs=inputs, outputs=outputs)
         twin._model = model
-        nodes, tensors = _live(model.nodes, model.tensors, names)
+        given = {*inputs}
+        nodes, tensors = _live([n for n in model.nodes if given.isdisjoint(n.outs)], model.tensors, outputs)
         twin._take(nodes, tensors, model.types, set(), False)
         return twin
 

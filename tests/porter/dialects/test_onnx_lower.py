@@ -53,6 +53,9 @@ class OpsGraph(Graph):
     def with_outputs(self, names: Sequence[str]) -> Graph:
         raise NotImplementedError
 
+    def part(self, inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
+        raise NotImplementedError
+
     def with_constants(self, data: Mapping[str, Array]) -> Graph:
         raise NotImplementedError
 

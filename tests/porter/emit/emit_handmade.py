@@ -69,6 +69,9 @@ class HandGraph(Graph):
     def with_outputs(self, names: Sequence[str]) -> Graph:
         raise NotImplementedError
 
+    def part(self, inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
+        raise NotImplementedError
+
     def with_constants(self, data: Mapping[str, Array]) -> Graph:
         raise NotImplementedError
 
