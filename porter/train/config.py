@@ -26,7 +26,7 @@ from porter.train.typed import checked, fill, nearest, said
 from porter.usercode import run_user_code
 
 __all__ = [
-    "STAGES", "CalibrationTrainer", "CompileCfg", "Config", "Converter", "Head", "IntInferTrainer", "Loader",
+    "STAGES", "CalibrationTrainer", "CompileCfg", "Config", "Converter", "IntInferTrainer", "Loader",
     "Optimizer", "Predictor", "Published", "QatTrainer", "Schedule", "Stage", "Training", "load_config",
 ]  # fmt: skip
 
@@ -120,11 +120,14 @@ class QatTrainer(Training):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationTrainer:
-    """``calibration_trainer``: batches of data whose ranges an observer takes (see ``porter quantize --observer``)."""
+    """``calibration_trainer``: batches of data whose ranges an observer takes (see ``porter quantize --observer``).
+
+    ``qat_mode`` is that of ``qat_trainer``; it is needed only where there is none.
+    """
 
     num_steps: int = 10
     observer: str = "min_max"
-    qat_mode: Literal["fuse_bn", "with_bn"] = "fuse_bn"
+    qat_mode: Literal["fuse_bn", "with_bn"] | None = None
     converters: tuple[Converter, ...] | None = None
 
 
@@ -154,25 +157,13 @@ class Loader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """What an output is made of: 8 or 16 bits (neither: whatever the last op gives); dequantized or left as integers.
-
-    The deploy model's outputs are never dequantized.
-    """
-
-    int8_output: bool = False
-    int16_output: bool = False
-    dequant_output: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CompileCfg:
     """``compile_cfg``: what is written for the device, and where (default: ``compile`` in the checkpoint folder)."""
 
     name: str | None = None
     out_dir: str | None = None
     opset: int = 11
-    formats: tuple[Literal["onnx", "traced"], ...] = ("onnx", "traced")
+    formats: tuple[Literal["onnx", "qdq", "traced"], ...] = ("onnx", "qdq", "traced")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,15 +198,18 @@ class Config:
     output_names: of the deploy model's outputs, in order.
     loss: (outputs, batch) -> dict of scalar tensors, whose sum is minimized.
     data_loader, val_data_loader, calibration_data_loader: a :class:`Loader`, or a function that takes
-        ``sampler(dataset, shuffle)`` (which returns the sampler of this process, or None) and returns a DataLoader. A batch is a dict with
-        "img" and whatever loss and metric read. Calibration takes the training data where it has none of its own.
+        ``sampler(dataset, shuffle)`` (which returns the sampler of this process, or None) and returns a DataLoader.
+        A batch is a dict with "img" and whatever loss and metric read. Calibration takes the training data where it has
+        none of its own.
     metric: () -> an object with ``reset()``, ``update(outputs, batch)``, ``compute() -> dict[str, float]``; for several
         processes also ``state()`` and ``merge(list of states)``.
     monitor, mode: the figure of the metric by which the best checkpoint is chosen, and which end of it is best.
     ckpt_dir: the folder of the checkpoints; default ``./runs/<task_name>``.
     seed: of the weights, the order of the data and every random choice.
     device: "cpu", "cuda" or None (cuda where there is one).
-    outputs: for a pattern of output names, its :class:`Head`; the first that fits counts.
+    outputs: how outputs leave the device, as :class:`porter.train.qat.OutputRule` says: ``int8_output``,
+        ``int16_output`` and ``dequant_output`` of all outputs, or a dict of such by output name or pattern. Those of
+        the deploy model are never dequantized.
     preprocess: a PIL image -> float[3, H, W] or float[1, 3, H, W]; for ``porter infer``.
     post_process: list of output arrays (N = 1, dequantized) -> float[n, 6] of x1, y1, x2, y2, score, class in pixels of
         the input; for ``porter infer``.
@@ -246,7 +240,7 @@ class Config:
     calibration_predictor: Predictor = Predictor()
     qat_predictor: Predictor = Predictor()
     int_infer_predictor: Predictor = Predictor()
-    outputs: Mapping[str, Head] | None = None
+    outputs: Mapping[str, Any] | None = None
     compile_cfg: CompileCfg = CompileCfg()
     preprocess: Function | None = None
     post_process: Function | None = None
@@ -273,6 +267,13 @@ class Config:
                 f"Define {name} at the top level of the file.",
             )  # fmt: skip
         return value
+
+    @property
+    def qat_mode(self) -> Literal["fuse_bn", "with_bn"]:
+        """How batch norms are converted, in every stage alike."""
+        if self.qat_trainer is not None:
+            return self.qat_trainer.qat_mode
+        return (self.calibration_trainer and self.calibration_trainer.qat_mode) or "fuse_bn"
 
     def predictor(self, stage: Stage) -> Predictor:
         """The predictor of a stage."""
@@ -335,8 +336,6 @@ def load_config(path: str | Path) -> Config:
                 values[name] = _section(_SECTIONS[name], value, where)
         elif name in _LOADERS:
             values[name] = _loader(value, where)
-        elif name == "outputs":
-            values[name] = _heads(value, where)
         else:
             values[name] = checked(hints[name], value, where)
     for one in dataclasses.fields(Config):
@@ -347,6 +346,10 @@ def load_config(path: str | Path) -> Config:
                 f"Define {one.name} at the top level of the file.",
             )  # fmt: skip
     config = Config(**values)
+    if config.outputs is not None and config.output_names is not None:
+        from porter.train.qat.outputs import output_rules
+
+        output_rules(config.outputs, config.output_names)
     _check_values(config)
     return config
 
@@ -435,21 +438,6 @@ def _loader(value: Any, where: str) -> Any:
     return made
 
 
-def _heads(value: Any, where: str) -> Mapping[str, Head] | None:
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise PorterError("PT701", f"this must be a dict, and is {said(value)}", where)
-    if not all(isinstance(one, Mapping) for one in value.values()):
-        value = {"*": value}
-    heads = {pattern: fill(Head, one, where) for pattern, one in value.items()}
-    for pattern, head in heads.items():
-        if head.int8_output and head.int16_output:
-            raise PorterError("PT701", f"an output ({pattern}) is of 8 bits or of 16, not both", where,
-                              "Set one of int8_output and int16_output.")  # fmt: skip
-    return heads
-
-
 def _at_least(value: float, least: float, where: str) -> None:
     if value < least:
         raise PorterError("PT701", f"this must be at least {least:g}, and is {value:g}", where)
@@ -468,5 +456,12 @@ def _check_values(config: Config) -> None:
         _at_least(trainer.schedule.warmup_epochs, 0, f"{where}['schedule']['warmup_epochs']")
         if not isinstance(trainer.ema, bool) and not 0 < trainer.ema < 1:
             raise PorterError("PT701", f"a decay is between 0 and 1, and this is {trainer.ema:g}", f"{where}['ema']")
-    if config.calibration_trainer is not None:
-        _at_least(config.calibration_trainer.num_steps, 1, f"{config.path}: calibration_trainer['num_steps']")
+    calibration, qat = config.calibration_trainer, config.qat_trainer
+    if calibration is not None:
+        where = f"{config.path}: calibration_trainer"
+        _at_least(calibration.num_steps, 1, f"{where}['num_steps']")
+        if qat is not None and calibration.qat_mode not in (None, qat.qat_mode):
+            raise PorterError(
+                "PT701", f"qat_mode is {calibration.qat_mode!r} here and {qat.qat_mode!r} in qat_trainer; both convert "
+                "the same network", where, "Leave it out here.",
+            )  # fmt: skip
