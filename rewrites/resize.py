@@ -142,7 +142,29 @@ def _linear(op: Op, axis: int) -> Array:
     return matrix
 
 
-@rewrite(removes="resize", yields="matmul", claim="bounded", error="1e-05 of the largest |x|")
+def _by_matrices(b: Builder, op: Op, matrices: list[Array]) -> Value:
+    """A matrix product along each spatial axis that changes, on tensors of at most 4 axes."""
+    x = op.operands[0]
+    n, c, *size = shape_of(x)
+    need(len(size) in (1, 2, 3), f"{len(size)} spatial axes are not 1 to 3")
+    plain = [a.shape[0] == a.shape[1] and bool((a == np.eye(len(a))).all()) for a in matrices]
+    if len(size) == 3:
+        if not plain[0]:
+            x = b.matmul(b.const(matrices[0], x.dtype), view(b, x, (n, c, size[0], size[1] * size[2])))
+        x = view(b, x, (n, c * len(matrices[0]), *size[1:]))
+    if len(size) > 1 and not plain[-2]:
+        x = b.matmul(b.const(matrices[-2], x.dtype), x)
+    if not plain[-1]:
+        x = b.matmul(x, b.const(np.ascontiguousarray(matrices[-1].T), x.dtype))
+    return view(b, x, shape_of(op.outputs[0]))
+
+
+@rewrite(
+    removes="resize",
+    yields=("matmul", "reshape"),
+    claim="bounded",
+    error="1e-05 of the largest |x|",
+)
 def resize_linear_to_matmul(b: Builder, op: Op) -> Any:
     """Linear resizing becomes a product with a constant matrix along each axis.
 
@@ -151,17 +173,108 @@ def resize_linear_to_matmul(b: Builder, op: Op) -> Any:
     64x32, x), A_w of 32x64)``.
     Bound: 1e-05 of the largest |x| in float32 (coordinates are rounded, by torch too). A device that
     quantizes matmul loses more.
-    Does not apply: to other modes, antialias, three spatial axes, or integers.
+    Does not apply: to other modes, antialias (resize_antialias_to_matmul), or integers.
+    """
+    need_float(op.operands[0])
+    need(op.attrs["mode"] == "linear", f"the mode is {op.attrs['mode']}")
+    need(not op.attrs["antialias"], "antialias widens the kernel")
+    return _by_matrices(b, op, [_linear(op, axis) for axis in range(len(op.attrs["sizes"]))])
+
+
+def _kernel(mode: str, a: float, at: Array) -> Array:
+    """The weight of an element at distance ``at``: the triangle, or the cubic convolution of parameter ``a``.
+
+    Source: R. Keys, "Cubic Convolution Interpolation for Digital Image Processing", IEEE ASSP 29(6), 1981.
+    """
+    x = np.abs(at)
+    if mode == "linear":
+        return np.asarray(np.maximum(0.0, 1 - x))
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def _cubic(op: Op, axis: int) -> Array:
+    """The (m, n) matrix of cubic interpolation along a spatial axis; what lies beyond the edge is the edge."""
+    n, at = shape_of(op.operands[0])[axis + 2], _source(op, axis)
+    matrix = np.zeros((len(at), n))
+    for tap in range(-1, 3):
+        index = np.floor(at) + tap
+        weight = _kernel("cubic", op.attrs["cubic_coeff"], at - index)
+        np.add.at(matrix, (np.arange(len(at)), np.clip(index, 0, n - 1).astype(np.int64)), weight)
+    return matrix
+
+
+@rewrite(
+    removes="resize",
+    yields=("matmul", "reshape"),
+    claim="bounded",
+    error="1e-06 of the largest |x| times the larger extent",
+)
+def resize_cubic_to_matmul(b: Builder, op: Op) -> Any:
+    """Cubic resizing becomes a product with a constant matrix along each axis.
+
+    Formula: cubic convolution is separable: y = A_h x A_w^T, four non-zero weights in each row of A; what lies
+    beyond the edge is the edge, whose weights are added up.
+    Example: ``y = resize(x, cubic, sizes=(64, 64))`` with x of 1x8x32x32 -> ``y = matmul(matmul(A_h of 64x32,
+    x), A_w of 32x64)``.
+    Bound: 1e-06 of the largest |x| times the larger extent, in float32 (coordinates are rounded, by torch too).
+    Does not apply: to other modes, antialias (resize_antialias_to_matmul), or integers.
+    """
+    need_float(op.operands[0])
+    need(op.attrs["mode"] == "cubic", f"the mode is {op.attrs['mode']}")
+    need(not op.attrs["antialias"], "antialias widens the kernel")
+    return _by_matrices(b, op, [_cubic(op, axis) for axis in range(len(op.attrs["sizes"]))])
+
+
+def _antialiased(op: Op, axis: int) -> Array:
+    """The (m, n) matrix of a resize whose kernel is as wide as the step; weights beyond the edge are left out."""
+    n, m, scales = shape_of(op.operands[0])[axis + 2], op.attrs["sizes"][axis], op.attrs["scales"]
+    step = 1 / float(scales[axis]) if scales is not None else n / m
+    center = (np.arange(m)[:, None] + 0.5) * step
+    weights = _kernel(op.attrs["mode"], op.attrs["cubic_coeff"], (np.arange(n) + 0.5 - center) / max(step, 1.0))
+    return np.asarray(weights / weights.sum(1, keepdims=True))
+
+
+@rewrite(
+    removes="resize",
+    yields=("matmul", "reshape"),
+    claim="bounded",
+    error="1e-06 of the largest |x| times the larger extent",
+)
+def resize_antialias_to_matmul(b: Builder, op: Op) -> Any:
+    """Linear or cubic resizing with antialias becomes a product with a constant matrix along each axis.
+
+    Formula: y = A_h x A_w^T; row i of A is the kernel around (i + 0.5) step, as wide as the step where that is above
+    1, without what lies beyond the edge, divided by its sum (torch.nn.functional.interpolate, ONNX Resize).
+    Example: ``y = resize(x, linear, antialias, sizes=(16, 16))`` with x of 1x8x32x32 -> ``y = matmul(matmul(A_h
+    of 16x32, x), A_w of 32x16)``.
+    Bound: 1e-06 of the largest |x| times the larger extent, in float32 (weights are rounded, by torch too).
+    Does not apply: without antialias, to coordinates other than half_pixel, or to integers.
+    """
+    need_float(op.operands[0])
+    need(op.attrs["antialias"], "there is no antialias")
+    need(op.attrs["mode"] in ("linear", "cubic"), f"the mode is {op.attrs['mode']}")
+    need("half_pixel" in op.attrs["coordinates"], f"the coordinates are {op.attrs['coordinates']}")
+    return _by_matrices(b, op, [_antialiased(op, axis) for axis in range(len(op.attrs["sizes"]))])
+
+
+@rewrite(
+    removes="resize",
+    yields=("matmul", "reshape"),
+    claim="bounded",
+    error="bit-equal for finite operands",
+)
+def resize_nearest_to_matmul(b: Builder, op: Op) -> Any:
+    """Nearest resizing becomes a product with a constant matrix of 0 and 1 along each axis.
+
+    Formula: row i of A has its 1 at the source of position i; y = A_h x A_w^T.
+    Example: ``y = resize(x, nearest, sizes=(13, 13))`` with x of 1x8x10x10 -> ``y = matmul(matmul(A_h of 13x10,
+    x), A_w of 10x13)``.
+    Bound: bit-equal for a finite x in float32 arithmetic; the sign of a zero may differ.
+    Does not apply: to other modes or roundings, or integers.
     """
     x = op.operands[0]
     need_float(x)
-    need(op.attrs["mode"] == "linear", f"the mode is {op.attrs['mode']}")
-    need(not op.attrs["antialias"], "antialias widens the kernel")
-    rank, sizes = len(shape_of(x)), op.attrs["sizes"]
-    need(rank in (3, 4), f"{rank - 2} spatial axes are not 1 or 2")
-    out: Value = x
-    if rank == 4 and sizes[0] != shape_of(x)[2]:
-        out = b.matmul(b.const(_linear(op, 0), x.dtype), out)
-    if sizes[-1] != shape_of(x)[-1]:
-        out = b.matmul(out, b.const(np.ascontiguousarray(_linear(op, rank - 3).T), x.dtype))
-    return out
+    size = shape_of(x)[2:]
+    return _by_matrices(b, op, [np.eye(n)[_nearest(op, axis)] for axis, n in enumerate(size)])

@@ -258,14 +258,17 @@ def _pad(x: Tensor, padding: Any, mode: str, value: float) -> Tensor:
 
 
 @_kind("resize")
-def _resize(x: Tensor, mode: str, coordinates: str, sizes: Any, scales: Any, nearest_mode: str, **_: Any) -> Tensor:
+def _resize(
+    x: Tensor, mode: str, coordinates: str, sizes: Any, nearest_mode: str, antialias: bool, cubic_coeff: float, **_: Any
+) -> Tensor:
     if mode == "nearest":
         if (coordinates, nearest_mode) == ("asymmetric", "floor"):
             return F.interpolate(x, sizes, mode="nearest")
         assert (coordinates, nearest_mode) == ("half_pixel", "round_prefer_ceil")
         return F.interpolate(x, sizes, mode="nearest-exact")
-    name = "linear" if x.ndim == 3 else "bilinear"
-    return F.interpolate(x, sizes, mode=name, align_corners=coordinates == "align_corners")
+    assert mode == "linear" or cubic_coeff == (-0.5 if antialias else -0.75)
+    name = {"linear": ("linear", "bilinear", "trilinear")[x.ndim - 3], "cubic": "bicubic"}[mode]
+    return F.interpolate(x, sizes, mode=name, align_corners=coordinates == "align_corners", antialias=antialias)
 
 
 def _dcr(x: Tensor, r: int, inverse: bool) -> Tensor:
