@@ -83,7 +83,8 @@ def fuse(ops: Sequence[Fusible], outputs: Collection[str], rules: Sequence[Rule]
         dead = _dead(ops, outputs, found)
         useless = [i for i, offer in found.items() if dead.isdisjoint(_illegal(ops, places, offer.fragment))]
         for i in useless:
-            del found[i]
+            rule = found.pop(i).rules[0]
+            refused.setdefault(i, []).append((rule, NotApplicable("a part of the formula is read elsewhere too")))
         if not useless:
             break
     dead = _dead(ops, outputs, found)
@@ -194,7 +195,7 @@ def _told(
             at = waiting.pop(0)
             for rule, why in refused.get(at, ()):
                 if rule in mine and not isinstance(why, NoPattern):
-                    said.setdefault(rule.name, (rule, str(why)))
+                    said[rule.name] = (rule, str(why))  # the farthest, of the largest formula
             new = [j for j in readers.get(at, ()) if j not in seen]
             waiting += new
             seen.update(new)

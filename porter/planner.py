@@ -231,7 +231,8 @@ class Planner:
         for i, root in fused.superfluous.items():
             planned[i].verdict, planned[i].rules, planned[i].fragment = "rewrite", planned[root].rules, None
         for i, said in fused.refused.items():
-            planned[i].refused += tuple(f"{rule.name} does not apply: {why}" for rule, why in said)
+            mine = (f"{rule.name} does not apply: {why}" for rule, why in said)
+            planned[i].refused = (*mine, *planned[i].refused)
 
     def _fusing(self) -> list[Rule]:
         """The rules that fuse, may be used, and yield something that the target has."""

@@ -49,6 +49,9 @@ def _logical_not(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
 
 @lowers("silu")
 def _silu(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
+    if L.opset >= 24:
+        L.emit("Swish", ins, outs[0])
+        return
     L.emit("Mul", [ins[0], L.emit("Sigmoid", ins)], outs[0])
 
 
