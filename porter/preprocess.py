@@ -18,7 +18,7 @@ from porter.errors import PorterError
 from porter.files import input_file
 from porter.ops import Array
 
-__all__ = ["Preprocess"]
+__all__ = ["Preprocess", "rgb_to_yuv"]
 
 _Resize = Literal["stretch", "letterbox", "crop"]
 _Anchor = Literal["top-left", "center"]
@@ -161,7 +161,7 @@ class Preprocess:
         if self.channels == "BGR":
             pixels = pixels[:, :, ::-1]
         elif self.channels.startswith("YUV444"):
-            pixels = _yuv(pixels) - (128 if self.channels == "YUV444_128" else 0)
+            pixels = rgb_to_yuv(pixels) - (128 if self.channels == "YUV444_128" else 0)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         pixels = (pixels * np.float32(self.scale) - mean) / std
         return np.ascontiguousarray(pixels.transpose(2, 0, 1) if self.layout == "NCHW" else pixels)
@@ -197,7 +197,7 @@ _YUV = np.array(
 )
 
 
-def _yuv(rgb: Array) -> Array:
+def rgb_to_yuv(rgb: Array) -> Array:
     """(H, W, 3) RGB in 0..255 as Y, U, V in 0..255, rounded: BT.601, full swing, U and V of grey at 128."""
     return np.clip(np.rint(rgb @ _YUV.T + np.array([0, 128, 128], np.float32)), 0, 255)
 

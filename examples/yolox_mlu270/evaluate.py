@@ -16,7 +16,6 @@ import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from examples.detection.postprocess import Detections, nms
+
 from .shapes import CLASSES, SIZE, Shapes
 
 Floats = npt.NDArray[np.float32]
@@ -34,18 +35,6 @@ Predict = Callable[[Floats], Floats]
 WEIGHTS = Path(__file__).parent / "weights" / "yolox_nano_shapes.pt"
 PAD_VALUE = 114
 PALETTE = ((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (240, 50, 230))
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What was found in one image, best first.
-
-    boxes (n, 4) float32 ``x0, y0, x1, y1`` in pixels; scores (n,) float32 in 0..1; labels (n,) int64.
-    """
-
-    boxes: Floats
-    scores: Floats
-    labels: npt.NDArray[np.int64]
 
 
 def preprocess(image: npt.NDArray[np.uint8], size: int = SIZE) -> tuple[Floats, float]:
@@ -82,38 +71,13 @@ def calibration_images() -> Iterator[Floats]:
         yield image[None]
 
 
-def nms(boxes: Floats, scores: Floats, threshold: float) -> list[int]:
-    """Greedy non-maximum suppression.
-
-    Args:
-        boxes: (n, 4) ``x0, y0, x1, y1``.
-        scores: (n,).
-        threshold: a box whose IoU with a better one is above it is dropped.
-
-    Returns:
-        indices of the boxes that stay, best first.
-    """
-    order = np.argsort(-scores, kind="stable")
-    areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
-    keep = []
-    while order.size:
-        first, rest = int(order[0]), order[1:]
-        keep.append(first)
-        low = np.maximum(boxes[first, :2], boxes[rest, :2])
-        high = np.minimum(boxes[first, 2:], boxes[rest, 2:])
-        inter = np.prod(np.maximum(high - low, 0), axis=1)
-        iou = inter / np.maximum(areas[first] + areas[rest] - inter, 1e-9)
-        order = rest[iou <= threshold]
-    return keep
-
-
 def postprocess(rows: Floats, confidence: float = 0.01, nms_iou: float = 0.65) -> Detections:
     """Detections of one image from decoded rows (anchors, 5 + classes): the best class a row, NMS within a class.
 
     Args:
         rows: see above.
         confidence: the least objectness times class score. 0.01 for COCO metrics, about 0.3 for pictures.
-        nms_iou: see :func:`nms`.
+        nms_iou: see :func:`examples.detection.postprocess.nms`.
     """
     labels = rows[:, 5:].argmax(1).astype(np.int64)
     scores = rows[:, 4] * rows[np.arange(len(rows)), 5 + labels]
