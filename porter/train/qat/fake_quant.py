@@ -11,6 +11,8 @@ is clipped by much, and the gradient passes everywhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -26,6 +28,9 @@ __all__ = ["Quantizer", "fake_bias", "fake_weight", "round_", "weight_steps"]
 _BLOCK = 1 << 15
 #: The least learned scale; an optimizer's step must not make one zero or negative.
 _LEAST = 1e-8
+#: Float32 sums of two quantized tensors miss an exact half by up to this share of the range (a dozen roundings); the
+#: device, which adds integers, does not. Scales in the ratio 1:2 make every second sum such a half.
+_SLACK = 2.0**-21
 #: A bias of step input step * weight step is kept this far inside int32, as the encoder does.
 _BIAS_LIMIT = float(2**30)
 
@@ -43,11 +48,25 @@ def round_(doubled: Tensor, rounding: Rounding) -> Tensor:
     return doubled.add_(doubled.sign()).mul_(0.5).trunc_()
 
 
-def _levels(x: Tensor, step: Tensor, zero: float, limits: tuple[int, int], rounding: Rounding, out: Tensor) -> Tensor:
-    """``round(x / step) + zero``, not clamped, into ``out``."""
-    torch.div(x, step * 0.5, out=out)
-    round_(out, rounding)
-    return out.add_(zero) if zero else out
+@dataclass(frozen=True, slots=True)
+class _How:
+    """The numbers of one quantization: zero point, (qmin, qmax), how near to a whole number a doubled quotient counts as
+    one, and what the gradient of the scale is multiplied by."""
+
+    zero: float
+    limits: tuple[int, int]
+    rounding: Rounding
+    slack: float
+    factor: float
+
+    def levels(self, x: Tensor, half: Tensor, out: Tensor) -> Tensor:
+        """``round(x / (2 * half)) + zero``, not clamped, into ``out``."""
+        torch.div(x, half, out=out)
+        if self.slack:
+            whole = out.round()
+            torch.where((out - whole).abs_() <= self.slack, whole, out, out=out)
+        round_(out, self.rounding)
+        return out.add_(self.zero) if self.zero else out
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -55,7 +74,7 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, step: Tensor, zero: float, limits: tuple[int, int], rounding: Rounding, factor: float
+        ctx: Any, x: Tensor, step: Tensor, how: _How
     ) -> Tensor:
         flat = x.detach().contiguous()
         out = torch.empty_like(flat)
@@ -63,38 +82,44 @@ class _FakeQuantize(torch.autograd.Function):
         inside = torch.empty(flat.shape, dtype=torch.bool, device=x.device) if wanted else None
         masks = inside.view(-1).split(_BLOCK) if inside is not None else ()
         size = step.detach()
+        half = size * 0.5
         buffer = torch.empty(min(_BLOCK, flat.numel()), dtype=x.dtype, device=x.device) if wanted else None
-        for index, (source, target) in enumerate(zip(flat.view(-1).split(_BLOCK), out.view(-1).split(_BLOCK), strict=True)):
+        for index, (source, target) in enumerate(_blocks(flat, out)):
             if buffer is None:
-                _levels(source, size, zero, limits, rounding, target).clamp_(*limits)
+                how.levels(source, half, target).clamp_(*how.limits)
             else:
-                free = _levels(source, size, zero, limits, rounding, buffer[: source.numel()])
-                torch.clamp(free, *limits, out=target)
+                free = how.levels(source, half, buffer[: source.numel()])
+                torch.clamp(free, *how.limits, out=target)
                 torch.eq(free, target, out=masks[index])
-            if zero:
-                target.sub_(zero)
+            if how.zero:
+                target.sub_(how.zero)
             target.mul_(size)
         if ctx.needs_input_grad[1]:
             ctx.save_for_backward(flat, out, inside, size)
         elif wanted:
             ctx.save_for_backward(inside)
-        ctx.factor = factor
+        ctx.factor = how.factor
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         if not ctx.needs_input_grad[1]:
             (inside,) = ctx.saved_tensors
-            return grad * inside, None, None, None, None, None
+            return grad * inside, None, None
         flat, out, inside, step = ctx.saved_tensors
         grad = grad.contiguous()
         of_x = grad * inside
         # d out / d step is (out - x) / step inside of the range and out / step where x was clipped.
         total = torch.zeros((), dtype=torch.float64, device=grad.device)
-        for g, x, y, m in zip(*(t.view(-1).split(_BLOCK) for t in (grad, flat, out, inside)), strict=True):
+        for g, x, y, m in _blocks(grad, flat, out, inside):
             total += torch.dot(g, torch.addcmul(y, x, m.to(x.dtype), value=-1))
         of_step = (total * ctx.factor).to(step.dtype) / step
-        return (of_x if ctx.needs_input_grad[0] else None), of_step.reshape(step.shape), None, None, None, None
+        return (of_x if ctx.needs_input_grad[0] else None), of_step.reshape(step.shape), None
+
+
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of contiguous tensors of one size, side by side."""
+    return zip(*(tensor.view(-1).split(_BLOCK) for tensor in tensors), strict=True)
 
 
 class _Identity(torch.autograd.Function):
@@ -121,15 +146,19 @@ class Quantizer(nn.Module):
         rule: how a symmetric range becomes a step; with "power_of_two" a learned scale is rounded to one.
         symmetric: whether the zero point is 0.
         learned: whether the scale is a parameter.
+        exact: whether the device rounds sums and means of integers here, which float32 only comes close to.
     """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, dtype: Dtype, rounding: Rounding, rule: ScaleRule, symmetric: bool, learned: bool) -> None:
+    def __init__(
+        self, dtype: Dtype, rounding: Rounding, rule: ScaleRule, symmetric: bool, learned: bool, exact: bool = False
+    ) -> None:
         super().__init__()
         self.dtype, self.rounding, self.rule, self.symmetric = dtype, rounding, rule, symmetric
         self.limits = qrange(dtype)
+        self._slack = _SLACK * (self.limits[1] - self.limits[0]) if exact else 0.0
         if learned:
             self.scale = nn.Parameter(torch.zeros(()))
         else:
@@ -170,13 +199,14 @@ class Quantizer(nn.Module):
         """Read the zero point anew: the state was loaded."""
         self._zero = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` as the integers can hold it, in the dtype of ``x``."""
+    def forward(self, x: Tensor, step: Tensor | None = None) -> Tensor:
+        """``x`` as the integers can hold it, in the dtype of ``x``; with ``step`` in place of the quantizer's own."""
         if self._zero is None:
             self._zero = float(self.zero_point)
         per_sample = x.numel() // max(x.shape[0], 1) if x.ndim else 1
         factor = 1.0 / math.sqrt(max(per_sample, 1) * self.limits[1])
-        return cast(Tensor, _FakeQuantize.apply(x, self.step(), self._zero, self.limits, self.rounding, factor))  # type: ignore[no-untyped-call]
+        how = _How(self._zero, self.limits, self.rounding, self._slack, factor)
+        return cast(Tensor, _FakeQuantize.apply(x, self.step() if step is None else step, how))  # type: ignore[no-untyped-call]
 
     def bound(self) -> Tensor:
         """The size of the range, as :attr:`porter.quantize.encodings.Encoding.absmax` measures it; shape ()."""
@@ -193,7 +223,15 @@ class Quantizer(nn.Module):
         least = -high if self.symmetric and self.rule == "absmax" else low - zero
         position = (position_of(step * high, self.dtype),) if self.rule == "power_of_two" and self.symmetric else None
         return Encoding(
-            self.dtype, (step,), (least * step,), ((high - zero) * step,), observer, None, self.symmetric, (zero,), position
+            self.dtype,
+            (step,),
+            (least * step,),
+            ((high - zero) * step,),
+            observer,
+            None,
+            self.symmetric,
+            (zero,),
+            position,
         )
 
 

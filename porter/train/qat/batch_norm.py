@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A layer and the batch norm behind it, trained together.
+
+In training the weight is scaled by the running statistics first and quantized then, so that it has the integers of the
+folded weight; the layer's result is scaled back and normalized by the statistics of the batch. Out of training, or when
+the batch norms are frozen, the layer is the folded one. (Krishnamoorthi, "Quantizing deep convolutional networks for
+efficient inference", arXiv:1806.08342, section 3.2.2, without its correction terms: the scaling is taken back exactly.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Norm", "Unit", "fold", "normalize", "unscaled"]
+
+#: A channel whose batch norm multiplies by less than this is not scaled back by it.
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A batch norm: the names of its tensors in the network's state, and its numbers.
+
+    ``momentum`` None: running statistics are plain means over all batches; ``tracked`` counts these.
+    """
+
+    weight: str | None
+    bias: str | None
+    mean: str
+    var: str
+    tracked: str | None
+    eps: float
+    momentum: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A layer and the batch norm that is folded into it: ``kind`` is the layer's."""
+
+    kind: str
+    groups: int
+    weight: str
+    bias: str | None
+    norm: Norm
+
+
+State = Callable[[str], Tensor]
+
+
+def _factor(norm: Norm, state: State) -> Tensor:
+    """What the batch norm multiplies by, one number a channel, float64."""
+    deviation = torch.sqrt(state(norm.var).double() + norm.eps)
+    return (state(norm.weight).double() if norm.weight is not None else torch.ones_like(deviation)) / deviation
+
+
+def fold(unit: Unit, state: State) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer with its batch norm in it by running statistics, computed in float64 as the rewrite
+    ``fold_batch_norm`` does; in the dtype of the weight."""
+    weight, norm = state(unit.weight), unit.norm
+    factor = _factor(norm, state)
+    shift = -state(norm.mean).double() * factor
+    if norm.bias is not None:
+        shift = state(norm.bias).double() + shift
+    if unit.bias is not None:
+        shift = shift + state(unit.bias).double() * factor
+    if "transpose" in unit.kind:
+        rows = factor.reshape(unit.groups, -1).repeat_interleave(weight.shape[0] // unit.groups, 0)
+        scaled = weight.double() * rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2))
+    else:
+        scaled = weight.double() * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+    return scaled.to(weight.dtype), shift.to(weight.dtype)
+
+
+def unscaled(unit: Unit, state: State, y: Tensor) -> Tensor:
+    """What the layer itself gives, from its result ``y`` with the folded weight and no bias."""
+    factor = _factor(unit.norm, state)
+    safe = torch.where(factor.abs() < _LEAST, torch.full_like(factor, _LEAST), factor).to(y.dtype)
+    y = y / _channels(safe, y, unit.kind)
+    return y if unit.bias is None else y + _channels(state(unit.bias), y, unit.kind)
+
+
+def _channels(vector: Tensor, y: Tensor, kind: str) -> Tensor:
+    axis = y.ndim - 1 if kind == "linear" else 1
+    return vector.reshape([-1 if i == axis else 1 for i in range(y.ndim)])
+
+
+def normalize(norm: Norm, state: State, y: Tensor, sync: bool) -> Tensor:
+    """Batch norm (channels at axis 1) by the statistics of the batch, which move the running ones.
+
+    Args:
+        sync: of the batches of all processes together.
+    """
+    momentum = norm.momentum
+    if norm.tracked is not None:
+        tracked = state(norm.tracked)
+        tracked += 1
+        if momentum is None:
+            momentum = 1.0 / float(tracked)
+    weight = state(norm.weight) if norm.weight is not None else None
+    bias = state(norm.bias) if norm.bias is not None else None
+    mean, var = state(norm.mean), state(norm.var)
+    share = 0.1 if momentum is None else momentum
+    if not sync or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return functional.batch_norm(y, mean, var, weight, bias, True, share, norm.eps)
+    return _together(y, (mean, var), weight, bias, share, norm.eps)
+
+
+def _together(
+    y: Tensor, running: tuple[Tensor, Tensor], weight: Tensor | None, bias: Tensor | None, momentum: float, eps: float
+) -> Tensor:
+    axes = [axis for axis in range(y.ndim) if axis != 1]
+    count = torch.tensor([float(y.numel() // y.shape[1])], dtype=torch.float64, device=y.device)
+    sums = torch.cat([y.sum(axes, dtype=torch.float64), (y.double() ** 2).sum(axes), count])
+    reduce: Any = _AllReduce.apply
+    total = cast(Tensor, reduce(sums))
+    number, channels = total[-1], y.shape[1]
+    mean = total[:channels] / number
+    var = (total[channels:-1] / number - mean**2).clamp_min(0.0)
+    with torch.no_grad():
+        running[0].lerp_(mean.to(running[0].dtype), momentum)
+        running[1].lerp_((var * number / (number - 1).clamp_min(1.0)).to(running[1].dtype), momentum)
+    shape = [-1 if axis == 1 else 1 for axis in range(y.ndim)]
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias.double()
+    return y * scale.to(y.dtype).reshape(shape) + shift.to(y.dtype).reshape(shape)
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
