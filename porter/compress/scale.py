@@ -112,9 +112,9 @@ class Scaled:
         """
         import torch
 
+        from porter.compress.plots import plot_pareto
         from porter.files import atomic_dir
         from porter.report.json import to_json
-        from porter.report.scaling import draw_pareto
         from porter.save import save_folder
 
         made = self.rewritten
@@ -129,7 +129,7 @@ class Scaled:
             (folder / "scaling.json").write_text(to_json(self) + "\n", encoding="utf-8")
             if self.plan.opset is not None:
                 _in_onnx(made, self.plan.opset).save(folder / "model.onnx", made.ledger.to_json())
-            draw_pareto(self, folder / "pareto.svg", folder / "pareto.png")
+            plot_pareto(self, folder / "pareto.svg", folder / "pareto.png")
         return Path(out)
 
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,10 +13,9 @@ from porter.report.text import print_findings
 
 if TYPE_CHECKING:
     from porter.compress.scale import Scaled
-    from porter.compress.scale_candidate import Candidate
     from porter.latency import Compared
 
-__all__ = ["draw_pareto", "print_compared", "print_scaled"]
+__all__ = ["print_compared", "print_scaled"]
 
 _STYLE = {"met": "green", "missed": "yellow", "illegal": "red", "out of time": "yellow"}
 
@@ -110,61 +107,3 @@ def print_compared(out: Console, compared: Compared) -> None:
     out.print(f"measured: the fastest run in float32 on {escape(compared.rows[0][1].machine)}")
     if compared.correlation is not None:
         out.print(f"rank correlation of the two (Spearman): {compared.correlation:.3f}")
-
-
-def draw_pareto(scaled: Scaled, *paths: Path) -> None:
-    """Draw latency against accuracy (against multiply-accumulates where nothing was trained), once for each path; the
-    suffix is the format. Needs matplotlib."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    plan = scaled.plan
-    trained = plan.train is not None
-    shown = [c for c in scaled.candidates if c.latency_ms is not None and (c.accuracy is not None or not trained)]
-
-    def at(c: Candidate) -> tuple[float, float]:
-        return c.latency_ms or 0.0, c.accuracy if c.accuracy is not None else (c.macs or 0) / 1e6
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    front = scaled.front
-    axes.plot(*_columns(map(at, front)), color="0.6", zorder=1, label="Pareto front")
-    for state, color in (("met", "tab:green"), ("missed", "tab:orange")):
-        points = [at(c) for c in shown if c.state == state]
-        if points:
-            axes.scatter(*_columns(points), color=color, zorder=2, label=state)
-    # What missed a requirement before it was trained has a latency and no accuracy: it stands on the axis.
-    untrained = [c for c in scaled.candidates if c.latency_ms is not None and c not in shown]
-    if untrained:
-        axes.scatter([c.latency_ms or 0.0 for c in untrained], [0.0] * len(untrained), marker="x", color="tab:orange",
-                     transform=axes.get_xaxis_transform(), clip_on=False, label="missed, not trained")  # fmt: skip
-    for c in untrained:
-        axes.update_datalim([(c.latency_ms or 0.0, at(shown[0])[1] if shown else 0.0)])
-        axes.annotate(f"{c.factor:g}", (c.latency_ms or 0.0, 0.0), xycoords=axes.get_xaxis_transform(),
-                      textcoords="offset points", xytext=(5, 5), fontsize=8)  # fmt: skip
-    if scaled.chosen is not None:
-        x, y = _columns([at(scaled.chosen)])
-        axes.scatter(x, y, s=160, facecolors="none", edgecolors="black", zorder=3, label="chosen")
-    for c in shown:
-        axes.annotate(f"{c.factor:g}", at(c), textcoords="offset points", xytext=(5, 5),
-                      fontsize=8)  # fmt: skip
-    axes.autoscale_view()
-    for requirement in plan.requirements:
-        if requirement.quantity == "latency":
-            axes.axvline(requirement.limit, color="tab:red", linestyle="--", linewidth=1, label="required latency")
-        elif requirement.quantity == "accuracy":
-            axes.axhline(requirement.limit, color="tab:red", linestyle=":", linewidth=1, label="required accuracy")
-    kind = "estimated for" if plan.latency_from == "estimate" else "measured here, for"
-    axes.set_xlabel(f"latency in ms ({kind} {scaled.target.name})")
-    axes.set_ylabel("accuracy" if trained else "MMACs")
-    axes.set_title("candidates by scaling factor")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    for path in paths:
-        figure.savefig(path, dpi=150)
-
-
-def _columns(points: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    pairs = list(points)
-    return [x for x, _ in pairs], [y for _, y in pairs]
