@@ -381,6 +381,33 @@ def _instance_norm(x: Array, weight: Array | None, bias: Array | None, eps: floa
     return _channelwise(_group_norm_plain(x, x.shape[1], eps), weight, bias)
 
 
+@_kind("layer_norm")
+def _layer_norm(x: Array, weight: Array | None, bias: Array | None, axes: Any, eps: float) -> Array:
+    wide = x.astype(np.float64)
+    d = wide - wide.mean(tuple(axes), keepdims=True)
+    y = d / np.sqrt(np.square(d).mean(tuple(axes), keepdims=True) + eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+@_kind("rms_norm")
+def _rms_norm(x: Array, weight: Array | None, axes: Any, eps: float) -> Array:
+    wide = x.astype(np.float64)
+    y = wide / np.sqrt(np.square(wide).mean(tuple(axes), keepdims=True) + eps)
+    return y if weight is None else y * weight
+
+
+@_kind("attention")
+def _attention(q: Array, k: Array, v: Array, mask: Array | None, scale: float | None, causal: bool) -> Array:
+    scores = np.matmul(q.astype(np.float64), k.astype(np.float64).swapaxes(-1, -2))
+    scores = scores * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    if causal:
+        scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
+    return np.matmul(_softmax(scores, scores.ndim - 1), v.astype(np.float64))
+
+
 @_kind("softmax")
 def _softmax(x: Array, axis: int) -> Array:
     e = np.exp(x - x.max(axis, keepdims=True))

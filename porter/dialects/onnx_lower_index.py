@@ -498,6 +498,13 @@ def _channel_shuffle(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> No
     L.reshape(turned, (n, c, *rest), outs[0])
 
 
+@lowers("affine_grid")
+def _affine_grid(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
+    L.need(20)
+    a = op.attrs
+    L.emit("AffineGrid", [ins[0], L.ints(a["size"])], outs[0], align_corners=int(a["align_corners"]))
+
+
 @lowers("grid_sample")
 def _grid_sample(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     a = op.attrs
@@ -636,6 +643,11 @@ def _attention(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     rank = len(shape)
     dtype = L.dtype(query)
     scale = op.attrs.get("scale")
+    heads = {L.shape(name)[:2] for name in ins[:3]}
+    if L.opset >= 23 and rank == 4 and len(heads) == 1 and (mask is None or L.dtype(mask) in ("bool", dtype)):
+        given = None if scale is None else float(scale)
+        L.emit("Attention", [query, key, value, mask], outs[0], scale=given, is_causal=int(op.attrs["causal"]) or None)
+        return
     scale = 1 / math.sqrt(shape[-1]) if scale is None else float(scale)
     turned = L.transpose(key, (*range(rank - 2), rank - 1, rank - 2))
     table = (*shape[:-1], other[-2])
