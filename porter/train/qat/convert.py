@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from porter.data import random_inputs
-from porter.dialects.fx import FxGraph
+from porter.dialects.fx import FxGraph, value_name
 from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
-from porter.legalize import Ledger, legalize
+from porter.legalize import legalize
 from porter.ops import Op, Value
 from porter.paths import PARAMETERS
 from porter.quantize.constants import with_constant_operands
@@ -37,6 +37,8 @@ __all__ = ["convert"]
 
 Mode = Literal["fuse_bn", "with_bn"]
 _FOLD = "fold_batch_norm"
+#: The constants of a matrix product, which no module has.
+_PRODUCT = ((1, "weight"), (2, "bias"))
 #: Random inputs on which the legal graph is proved, beside the example.
 _PROOF = 2
 
@@ -95,7 +97,7 @@ def convert(
     prepared = preparer([x.detach().cpu()[:1] for x in examples])
     say("proving the rewrites")
     evidence = _prove(preparer.captured, prepared.graph, [x.detach().cpu()[:1] for x in examples])
-    shared = Shared(target, scheme, prepared, preparer, evidence, observer, cast(Mode, mode))
+    shared = Shared(target, scheme, prepared, preparer, evidence, observer, mode)
     return QatNetwork(shared, _initial(frozen, prepared), scales == "learned")
 
 
@@ -140,6 +142,7 @@ class _Preparer:
             self._require_legal(after)
             findings += [found for found in after.findings if found.severity != "error"]
         graph = _shared_constants(cast(FxGraph, legal))
+        made = _name_constants(graph, self.module)
         rules = output_rules(self.outputs, [value.name for value in graph.outputs])
         planned, leaves = self.plan(graph, rules, findings)
         folded = _folded(captured, graph)
@@ -150,7 +153,7 @@ class _Preparer:
         }  # fmt: skip
         sources = _sources(graph, self.module, units)
         findings += _absorbed(captured, graph, folded, units if self.mode == "with_bn" else None, self.module)
-        return Prepared(graph, planned, rules, leaves, sources, units, norms, ledger, findings)
+        return Prepared(graph, planned, rules, leaves, sources, units, norms, made, ledger, findings)
 
     def plan(
         self, graph: Graph, rules: Mapping[str, OutputRule], findings: list[Finding]
@@ -261,13 +264,17 @@ def _units(captured: Graph, graph: Graph, folded: Mapping[str, tuple[Op, Op]], m
         needed = [v.name for v in (weight, bias, *norm.inputs[1:]) if v is not None]
         if all(needed_name in state for needed_name in needed):
             units[name] = Unit(
-                layer.kind, layer.attrs.get("groups", 1), weight.name, bias and bias.name, _norm(norm, module)
+                layer.kind,
+                layer.attrs.get("groups", 1),
+                weight.name,
+                None if bias is None else bias.name,
+                _norm(norm, module),
             )
     return units
 
 
 def _norm(op: Op, module: nn.Module) -> Norm:
-    weight, bias, mean, var = (value and value.name for value in op.inputs[1:5])
+    weight, bias, mean, var = (None if value is None else value.name for value in op.inputs[1:5])
     path = cast(str, mean).rpartition(".")[0]
     tracked = f"{path}.num_batches_tracked"
     momentum: float | None = 0.1
@@ -282,33 +289,53 @@ def _state_names(module: nn.Module) -> set[str]:
     return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
 
 
+def _name_constants(graph: FxGraph, module: nn.Module) -> frozenset[str]:
+    """Give what rewrites made of a layer's tensors the layer's names ("head.cls.0.weight"), which are given back: the
+    names under which it trains, and by which every file that is written from the graph knows the layer."""
+    state, paths = _state_names(module), layer_paths(graph)
+    taken = {v.name for op in graph.ops() for v in op.operands if v.is_const and v.name in state}
+    renamed: dict[str, str] = {}
+    for op in graph.ops():
+        path = paths.get(op.outputs[0].name)
+        for index, key in PARAMETERS.get(op.kind, _PRODUCT) if path is not None else ():
+            value = op.inputs[index] if index < len(op.inputs) else None
+            if value is None or value.name in taken or value.name in renamed or value.dtype != "float32":
+                continue
+            name = f"{path}.{key}"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            renamed[value.name] = name
+    for node in graph.graph.nodes:
+        old = value_name(node)
+        if node.op == "get_attr" and old in renamed:
+            graph.attributes[renamed[old]] = graph.attributes.pop(str(node.target))
+            node.target = renamed[old]
+            node.meta.pop("porter_value", None)
+    graph.replace([])
+    return frozenset(renamed.values())
+
+
 def _sources(graph: Graph, module: nn.Module, units: Mapping[str, Unit]) -> dict[str, Source]:
     """Where the constants of the legal graph come from: names of the network's state, or themselves.
 
-    Tensors of the module keep their names. What a rewrite made of a layer's weight and bias trains under the layer's
-    path; what else it made stays as it is.
+    Tensors of the module keep their names. What a rewrite made of a layer's tensors trains under the layer's path; what
+    else it made stays as it is.
     """
     state, paths = _state_names(module), layer_paths(graph)
-    constants = {v.name: v for op in graph.ops() for v in op.operands if v.is_const}
-    taken = {name for name in constants if name in state}
-    found: dict[str, Source] = dict(zip(taken, taken, strict=True))
+    found: dict[str, Source] = {}
     for op in graph.ops():
         name = op.outputs[0].name
-        if name not in paths or name in units:
+        if name in units:
             continue
-        keys = PARAMETERS.get(op.kind, ((1, "weight"), (2, "bias")))
-        for index, key in keys:
-            value = op.inputs[index] if index < len(op.inputs) else None
-            if value is None or not value.is_const or value.name in found or value.dtype != "float32":
+        indices = [index for index, _ in PARAMETERS.get(op.kind, _PRODUCT)] if name in paths else []
+        for index, value in enumerate(op.inputs):
+            if value is None or not value.is_const:
                 continue
-            made = f"{paths[name]}.{key}"
-            while made in taken:
-                made += "_"
-            taken.add(made)
-            found[value.name] = made
-    for name, value in constants.items():
-        if name not in found:
-            found[name] = torch.from_numpy(value.numpy().copy())
+            if value.name in state or (index in indices and value.dtype == "float32"):
+                found[value.name] = value.name
+            else:
+                found.setdefault(value.name, torch.from_numpy(value.numpy().copy()))
     return found
 
 
@@ -354,19 +381,18 @@ class Initial:
 def _initial(module: nn.Module, prepared: Prepared) -> dict[str, Initial]:
     """The tensors of the network by name."""
     parameters, buffers, saved = dict(module.named_parameters()), dict(module.named_buffers()), module.state_dict()
-    names: dict[str, Value | None] = {}
     constants = {v.name: v for op in prepared.graph.ops() for v in op.operands if v.is_const}
-    for value, source in prepared.sources.items():
-        if isinstance(source, str):
-            names.setdefault(source, constants[value])
+    names = dict.fromkeys(source for source in prepared.sources.values() if isinstance(source, str))
     for norm in (*(unit.norm for unit in prepared.units.values()), *prepared.norms.values()):
-        names.update((n, None) for n in (norm.weight, norm.bias, norm.mean, norm.var, norm.tracked) if n is not None)
+        wanted = (norm.weight, norm.bias, norm.mean, norm.var, norm.tracked)
+        names.update(dict.fromkeys(name for name in wanted if name is not None))
     for unit in prepared.units.values():
-        names.update((n, None) for n in (unit.weight, unit.bias) if n is not None)
+        names.update(dict.fromkeys(name for name in (unit.weight, unit.bias) if name is not None))
+    raw = {name for unit in prepared.units.values() for name in (unit.weight, unit.bias)}
     found = {}
-    for name, constant in names.items():
-        if constant is not None and constant.name != name:  # a rewrite made it
-            found[name] = Initial(torch.from_numpy(constant.numpy().copy()), True, True, True)
+    for name in names:
+        if name in prepared.made and name not in raw:
+            found[name] = Initial(torch.from_numpy(constants[name].numpy().copy()), True, True, True)
         elif name in parameters:
             found[name] = Initial(parameters[name].detach().clone(), True, parameters[name].requires_grad, True)
         else:

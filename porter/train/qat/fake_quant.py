@@ -73,14 +73,12 @@ class _FakeQuantize(torch.autograd.Function):
     """One scale a tensor; see the module."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, step: Tensor, how: _How
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, how: _How) -> Tensor:
         flat = x.detach().contiguous()
         out = torch.empty_like(flat)
         wanted = any(ctx.needs_input_grad[:2])
         inside = torch.empty(flat.shape, dtype=torch.bool, device=x.device) if wanted else None
-        masks = inside.view(-1).split(_BLOCK) if inside is not None else ()
+        masks = torch.split(inside.view(-1), _BLOCK) if inside is not None else ()
         size = step.detach()
         half = size * 0.5
         buffer = torch.empty(min(_BLOCK, flat.numel()), dtype=x.dtype, device=x.device) if wanted else None
@@ -102,7 +100,7 @@ class _FakeQuantize(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         if not ctx.needs_input_grad[1]:
             (inside,) = ctx.saved_tensors
             return grad * inside, None, None
@@ -119,18 +117,18 @@ class _FakeQuantize(torch.autograd.Function):
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Blocks of contiguous tensors of one size, side by side."""
-    return zip(*(tensor.view(-1).split(_BLOCK) for tensor in tensors), strict=True)
+    return zip(*(torch.split(tensor.view(-1), _BLOCK) for tensor in tensors), strict=True)
 
 
 class _Identity(torch.autograd.Function):
     """Gives the second tensor; the gradient goes to the first (straight through)."""
 
     @staticmethod
-    def forward(ctx: Any, real: Tensor, shown: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, real: Tensor, shown: Tensor) -> Tensor:
         return shown
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         return grad, None
 
 

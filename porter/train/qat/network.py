@@ -52,6 +52,7 @@ class Prepared:
     Fields:
         leaves: the dtype in which each output leaves the device; None: a float, or the accumulator.
         sources, units, norms: as :func:`~porter.train.qat.program.compile_program` takes them.
+        made: the constants that rewrites made of a layer's tensors, by the names of these.
     """
 
     graph: FxGraph
@@ -61,6 +62,7 @@ class Prepared:
     sources: dict[str, Source]
     units: dict[str, Unit]
     norms: dict[str, Norm]
+    made: frozenset[str]
     ledger: Ledger
     findings: list[Finding]
 
@@ -512,9 +514,9 @@ class QatNetwork(nn.Module):
         for name, unit in prepared.units.items():
             with torch.no_grad():
                 folded = fold(unit, self.state)
-            for value, tensor in zip(producers[name].inputs[1:3], folded, strict=True):
-                if value is not None:
-                    data[value.name] = _array(tensor)
+            for operand, tensor in zip(producers[name].inputs[1:3], folded, strict=True):
+                if operand is not None:
+                    data[operand.name] = _array(tensor)
         constants = {v.name for op in prepared.graph.ops() for v in op.operands if v.is_const}
         return prepared.graph.with_constants({name: array for name, array in data.items() if name in constants})
 
@@ -550,9 +552,8 @@ class _Trained:
 
 
 def _array(tensor: Tensor) -> Array:
-    return cast(
-        Array, tensor.detach().cpu().to(torch.float32 if tensor.is_floating_point() else tensor.dtype).numpy().copy()
-    )
+    kept = tensor.detach().cpu().to(torch.float32 if tensor.is_floating_point() else tensor.dtype)
+    return np.array(kept.numpy())
 
 
 def _put(root: nn.Module, name: str, held: Initial) -> tuple[nn.Module, str]:

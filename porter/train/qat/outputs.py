@@ -13,9 +13,9 @@ from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
 from porter.ops import Value
-from porter.quantize.numerics import BITS, Dtype
-from porter.quantize.plan import Group, Plan, Site
-from porter.quantize.scheme import PRODUCTS, Scheme
+from porter.quantize.numerics import Dtype
+from porter.quantize.plan import Group, Plan
+from porter.quantize.scheme import Scheme
 
 __all__ = ["OutputRule", "output_rules", "with_outputs"]
 
@@ -129,6 +129,6 @@ def _allowed(scheme: Scheme, dtype: Dtype) -> bool:
 
 
 def _other(value: Value, asked: Dtype, got: Dtype | None, why: str) -> Finding:
-    now = got or "in the accumulator's precision"
+    now = got or "unrounded, as a float or as the accumulator"
     return Finding("PT740", "warning", f"the output {value.name} was to be {asked}; it leaves {now}: {why}",
                    fix=f"Take {asked}_output away, or choose a target that has it.")  # fmt: skip

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes to the device's toolchain: the model as ONNX, its quantized form as QDQ ONNX and as TorchScript, the
+encodings, and the evidence that they all are the integer network."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from porter.data import random_inputs
+from porter.dialects.onnx import OnnxGraph
+from porter.errors import PorterError
+from porter.files import atomic_dir, sha256
+from porter.ops import Array
+from porter.quantize.insert import insert
+from porter.quantize.simulate import Simulator
+from porter.verify import TensorError, verify
+
+if TYPE_CHECKING:
+    from porter.train.qat.integers import IntNetwork
+
+__all__ = ["FORMATS", "emit"]
+
+#: The formats by the name that users write, with the file of each.
+FORMATS = {"onnx": "model.onnx", "qdq": "model_qdq.onnx", "traced": "model_traced.pt"}
+#: The opset where neither the user nor the target says one.
+_OPSET = 17
+_RANDOM = 2
+
+
+def emit(
+    network: IntNetwork, out: Path, opset: int | None, formats: Sequence[str], inputs: Sequence[Any], overwrite: bool
+) -> Path:
+    """Make the folder ``out``.
+
+    * ``model.onnx`` (format "onnx"): the float model with the trained weights, for a toolchain that quantizes by itself
+      from ``encodings.json``, at an opset (and the IR version of that opset) which the target takes;
+    * ``model_qdq.onnx`` ("qdq"): with QuantizeLinear and DequantizeLinear; scales for each channel need opset 13,
+      whatever the target takes, and int16 has onnxruntime's own operators below opset 21;
+    * ``model_traced.pt`` ("traced"): TorchScript of the quantized model in float arithmetic, halves to even;
+    * ``encodings.json``; ``emission.json``: the outputs with their scales, opsets, digests of the files, and what was
+      compared.
+
+    Args:
+        opset: of ``model.onnx``; default: the newest that the target takes, up to 17.
+        formats: which of them.
+        inputs: samples (one batch for each input, as the network takes them) to prove it on, beside two random ones.
+
+    Raises:
+        PorterError: PT205 when the target does not take the opset that the model needs; PT206 or PT207 when it does not
+            take the model as a whole; PT736 for an unknown format, or when what was written does not compute what the
+            integer network computes, bit for bit; PT351 when ONNX has no form for an op; PT510 to PT512 when it cannot
+            be written. Nothing is left behind then.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            near = difflib.get_close_matches(str(name), FORMATS, n=1, cutoff=0.0)[0]
+            raise PorterError("PT736", f"there is no format {name!r}", where="formats",
+                              fix=f"Did you mean {near}? There are {', '.join(FORMATS)}.")  # fmt: skip
+    items = [*_samples(network, inputs), *random_inputs(network.graph.inputs, _RANDOM, 0)]
+    record: dict[str, Any] = {
+        "target": network.target.name,
+        "outputs": [
+            {"name": o.name, "dtype": o.dtype, "scale": o.scale, "zero_point": o.zero_point, "dequantized": o.dequantized}
+            for o in network.outputs
+        ],
+        "samples": len(items),
+        "files": {},
+    }  # fmt: skip
+    with atomic_dir(out, overwrite) as folder:
+        network.encodings.save(folder / "encodings.json")
+        for name in dict.fromkeys(formats):
+            path = folder / FORMATS[name]
+            write = {"onnx": _onnx, "qdq": _qdq, "traced": _traced}[name]
+            evidence = write(network, path, opset, items)
+            record["files"][path.name] = {"format": name, "sha256": sha256(path), **evidence}
+        (folder / "emission.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return out
+
+
+def _samples(network: IntNetwork, inputs: Sequence[Any]) -> list[list[Array]]:
+    if not len(inputs):
+        return []
+    arrays = [x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x) for x in inputs]
+    return [[x[i : i + 1] for x in arrays] for i in range(arrays[0].shape[0])]
+
+
+def _default_opset(network: IntNetwork) -> int:
+    taken = network.target.runtime.opset
+    return min(taken[1], _OPSET) if taken else _OPSET
+
+
+def _onnx(network: IntNetwork, path: Path, opset: int | None, items: Sequence[Sequence[Array]]) -> dict[str, Any]:
+    import onnx
+
+    graph = OnnxGraph.from_graph(network.graph, opset=opset or _default_opset(network))
+    for reason in network.target.judge_model(graph.inputs, graph.outputs, graph.opset):
+        if reason.certainty != "unknown":
+            raise PorterError(reason.code, str(reason), where=network.graph.source,
+                              fix=f"{network.target.name} does not take the model as it is: change it, or the opset.")  # fmt: skip
+    graph.save(path)
+    model = onnx.load(str(path))
+    # Toolchains check the IR version; that of the opset is enough once nodes carry no metadata.
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    onnx.save(model, str(path))
+    written = OnnxGraph.load(path)
+    evidence = verify(network.graph, written, items)
+    if not evidence.ok:
+        raise PorterError("PT736", f"{path.name} is not the model: {evidence.worst}", network.graph.source)
+    # The same model with the encodings beside it is the integer network.
+    simulator = Simulator(insert(written, network.encodings), network.scheme)
+    reals = [network.real(network(*item)) for item in items]
+    _equal(network, path, simulator, items, reals)
+    return {"opset": written.opset, "ir_version": model.ir_version, "with_encodings": "equal bit for bit",
+            "float": evidence.to_json()["outputs"]}  # fmt: skip
+
+
+def _qdq(network: IntNetwork, path: Path, opset: int | None, items: Sequence[Sequence[Array]]) -> dict[str, Any]:
+    OnnxGraph.from_graph(network.simulated, opset=opset or _default_opset(network)).save(path)
+    written = OnnxGraph.load(path)
+    _equal(network, path, Simulator(written, network.scheme), items, [network(*item) for item in items])
+    return {"opset": written.opset, "integers": "equal bit for bit"}
+
+
+def _equal(
+    network: IntNetwork,
+    path: Path,
+    simulator: Simulator,
+    items: Sequence[Sequence[Array]],
+    wanted: Sequence[Sequence[Array]],
+) -> None:
+    for item, want in zip(items, wanted, strict=True):
+        for output, a, b in zip(network.outputs, want, simulator.run(list(item)).outputs, strict=True):
+            if not np.array_equal(a, b):
+                raise PorterError(
+                    "PT736", f"{path.name} does not compute the integer network: {int((a != b).sum())} of {a.size} values "
+                    f"of {output.name} differ", network.graph.source, "Report this model.",
+                )  # fmt: skip
+
+
+class _Flat(nn.Module):
+    """A module whose outputs are one tuple of tensors."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(tree_leaves(self.module(*inputs)))
+
+
+def _traced(network: IntNetwork, path: Path, opset: int | None, items: Sequence[Sequence[Array]]) -> dict[str, Any]:
+    module = _Flat(network.simulated.module())
+    example = tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in items[0])
+    with torch.no_grad():
+        traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, str(path))
+        loaded: Any = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+        errors = [TensorError(output.name) for output in network.outputs]
+        for item in items:
+            found = loaded(*(torch.from_numpy(np.ascontiguousarray(x)) for x in item))
+            for error, want, tensor in zip(errors, network(*item), found, strict=True):
+                error.add(want, tensor.numpy())
+    return {"against the integers": [error.to_json() for error in errors]}
