@@ -46,7 +46,7 @@ def kinds_after(graph, toy, **options):
 SILU = "g (float[2, 4] x) => (float[2, 4] y) { s = Sigmoid (x) \n y = Mul (x, s) }"
 GELU = """g (float[2, 4] x) => (float[2, 4] y) <float c = {1.4142135}, float one = {1.0}, float h = {0.5}> {
     a = Div (x, c) \n e = Erf (a) \n s = Add (e, one) \n p = Mul (x, s) \n y = Mul (p, h) }"""
-ATTENTION = """g (float[1, 2, 3, 4] q, float[1, 2, 3, 4] k, float[1, 2, 3, 4] v) => (float[1, 2, 3, 4] y) <float c = {0.5}> {
+ATTENTION = """g (float[1,2,3,4] q, float[1,2,3,4] k, float[1,2,3,4] v) => (float[1,2,3,4] y) <float c = {0.5}> {
     t = Transpose <perm = [0, 1, 3, 2]> (k) \n s = MatMul (q, t) \n m = Mul (s, c) \n p = Softmax (m)
     y = MatMul (p, v) }"""
 
