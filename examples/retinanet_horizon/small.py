@@ -26,8 +26,14 @@ task_name = "retinanet_shapes"
 target = "x5"
 seed = 0
 device = "cpu"
+ckpt_dir = "out/retinanet_horizon"
 
-model = functools.partial(RetinaNet, len(CLASSES), alpha=0.5, channels=32, stacked=2)
+
+def model() -> RetinaNet:
+    """Channels last: a third faster to train on a CPU, and the same numbers."""
+    return RetinaNet(len(CLASSES), alpha=0.5, channels=32, stacked=2).to(memory_format=torch.channels_last)
+
+
 deploy_model = model
 deploy_inputs = {"img": torch.zeros(1, 3, SIZE, SIZE)}
 output_names = OUTPUTS
@@ -36,7 +42,7 @@ loss = RetinaNetLoss(_ANCHORS)
 
 data_loader = {
     "dataset": lambda: Detection(Shapes("train"), (RandomFlip(0.5),), limit=4000),
-    "batch_size": 16,
+    "batch_size": 8,
     "shuffle": True,
     "collate_fn": collate,
     "drop_last": True,
@@ -60,7 +66,7 @@ def post_process(raw):
 
 
 float_trainer = {
-    "optimizer": {"type": torch.optim.AdamW, "lr": 2e-3, "weight_decay": 0.05, "no_decay": True},
+    "optimizer": {"type": torch.optim.AdamW, "lr": 1.5e-3, "weight_decay": 0.05, "no_decay": True},
     "schedule": {"type": "cosine", "warmup_epochs": 0.4, "final": 0.02},
     "num_epochs": 8,
     "ema": 0.998,
