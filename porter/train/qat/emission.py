@@ -56,9 +56,9 @@ def emit(
 
     Raises:
         PorterError: PT205 when the target does not take the opset that the model needs; PT206 or PT207 when it does not
-            take the model as a whole; PT736 for an unknown format, or when what was written does not compute what the
-            integer network computes, bit for bit; PT351 when ONNX has no form for an op; PT510 to PT512 when it cannot
-            be written. Nothing is left behind then.
+            take the model as a whole; PT736 for an unknown format; PT737 when what was written does not compute what
+            the integer network computes, bit for bit; PT351 when ONNX has no form for an op; PT510 to PT512 when it
+            cannot be written. Nothing is left behind then.
     """
     for name in formats:
         if name not in FORMATS:
@@ -68,13 +68,10 @@ def emit(
     items = [*_samples(network, inputs), *random_inputs(network.graph.inputs, _RANDOM, 0)]
     record: dict[str, Any] = {
         "target": network.target.name,
-        "outputs": [
-            {"name": o.name, "dtype": o.dtype, "scale": o.scale, "zero_point": o.zero_point, "dequantized": o.dequantized}
-            for o in network.outputs
-        ],
+        "outputs": [output.to_json() for output in network.outputs],
         "samples": len(items),
         "files": {},
-    }  # fmt: skip
+    }
     with atomic_dir(out, overwrite) as folder:
         network.encodings.save(folder / "encodings.json")
         for name in dict.fromkeys(formats):
@@ -104,8 +101,7 @@ def _onnx(network: IntNetwork, path: Path, opset: int | None, items: Sequence[Se
     graph = OnnxGraph.from_graph(network.graph, opset=opset or _default_opset(network))
     for reason in network.target.judge_model(graph.inputs, graph.outputs, graph.opset):
         if reason.certainty != "unknown":
-            raise PorterError(reason.code, str(reason), where=network.graph.source,
-                              fix=f"{network.target.name} does not take the model as it is: change it, or the opset.")  # fmt: skip
+            raise PorterError(reason.code, str(reason), network.graph.source, "Change the model, or its opset.")
     graph.save(path)
     model = onnx.load(str(path))
     # Toolchains check the IR version; that of the opset is enough once nodes carry no metadata.
@@ -116,7 +112,7 @@ def _onnx(network: IntNetwork, path: Path, opset: int | None, items: Sequence[Se
     written = OnnxGraph.load(path)
     evidence = verify(network.graph, written, items)
     if not evidence.ok:
-        raise PorterError("PT736", f"{path.name} is not the model: {evidence.worst}", network.graph.source)
+        raise PorterError("PT737", f"{path.name} is not the model: {evidence.worst}", network.graph.source)
     # The same model with the encodings beside it is the integer network.
     simulator = Simulator(insert(written, network.encodings), network.scheme)
     reals = [network.real(network(*item)) for item in items]
@@ -142,10 +138,8 @@ def _equal(
     for item, want in zip(items, wanted, strict=True):
         for output, a, b in zip(network.outputs, want, simulator.run(list(item)).outputs, strict=True):
             if not np.array_equal(a, b):
-                raise PorterError(
-                    "PT736", f"{path.name} does not compute the integer network: {int((a != b).sum())} of {a.size} values "
-                    f"of {output.name} differ", network.graph.source, "Report this model.",
-                )  # fmt: skip
+                said = f"{int((a != b).sum())} of {a.size} values of {output.name} differ from the integer network"
+                raise PorterError("PT737", f"{path.name}: {said}", network.graph.source, "Report this model.")
 
 
 class _Flat(nn.Module):

@@ -3,9 +3,9 @@
 
 Activations: the gradient passes where the value lies inside of the representable range and stops where it was clipped
 (the straight-through estimator). A learned scale gets the gradient of Esser et al., "Learned Step Size Quantization"
-(arXiv:1902.08153), section 2.1: ``round(v) - v`` inside (v = x / scale + zero point), ``qmin`` or ``qmax`` outside, less
-the zero point, times ``1 / sqrt(N * qmax)`` with N elements a sample. Weights: their scale follows them, so that nothing
-is clipped by much, and the gradient passes everywhere.
+(arXiv:1902.08153), section 2.1: ``round(v) - v`` inside (v = x / scale + zero point), ``qmin`` or ``qmax`` outside,
+less the zero point, times ``1 / sqrt(N * qmax)`` with N elements a sample. Weights: their scale follows them, so that
+nothing is clipped by much, and the gradient passes everywhere.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def round_(doubled: Tensor, rounding: Rounding) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _How:
-    """The numbers of one quantization: zero point, (qmin, qmax), how near to a whole number a doubled quotient counts as
-    one, and what the gradient of the scale is multiplied by."""
+    """The numbers of one quantization: zero point, (qmin, qmax), how near to a whole number a doubled quotient counts
+    as one, and what the gradient of the scale is multiplied by."""
 
     zero: float
     limits: tuple[int, int]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,6 +46,9 @@ class Output:
     scale: float
     zero_point: int
     dequantized: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
     def real(self, array: Array) -> Array:
         """The real numbers, float32, of what the network gave."""
@@ -133,10 +136,7 @@ class IntNetwork:
         return path
 
     def _record(self) -> dict[str, Any]:
-        outputs = [
-            {"name": o.name, "dtype": o.dtype, "scale": o.scale, "zero_point": o.zero_point, "dequantized": o.dequantized}
-            for o in self.outputs
-        ]  # fmt: skip
+        outputs = [output.to_json() for output in self.outputs]
         return {"format": _FORMAT, "version": _VERSION, "target": self.target.name, "outputs": outputs}
 
     @classmethod

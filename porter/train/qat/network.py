@@ -247,8 +247,10 @@ class QatNetwork(nn.Module):
                 try:
                     merged[name].merge(other)
                 except ValueError as error:
-                    raise PorterError("PT734", f"the observers of {name} do not join: {error}", where=self._source,
-                                      fix="Take an observer without `iteration`, or one process.") from error  # fmt: skip
+                    raise PorterError(
+                        "PT734", f"the observers of {name} do not join: {error}", self._source,
+                        "Take an observer without `iteration`, or one process.",
+                    ) from error  # fmt: skip
         return merged
 
     def freeze_batch_norm(self, on: bool = True) -> QatNetwork:
@@ -311,8 +313,8 @@ class QatNetwork(nn.Module):
             scale = float(quantizer.scale.detach())
             quantizer.forget()
             if scale == 0:
-                raise PorterError("PT730", f"the scale of {name} is not known", where=self._source,
-                                  fix="Calibrate (observe, then freeze_ranges) or load a calibrated state.")  # fmt: skip
+                raise PorterError("PT730", f"the scale of {name} is not known", self._source,
+                                  "Calibrate (observe, then freeze_ranges) or load a calibrated state.")  # fmt: skip
             if not math.isfinite(scale) or scale < 0:
                 raise PorterError("PT732", f"the scale of {name} is {scale:g}", where=self._source,
                                   fix="Go back to an earlier checkpoint, with a smaller learning rate.")  # fmt: skip
