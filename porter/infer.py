@@ -603,6 +603,13 @@ def _grid_sample(s: Sequence[Any], a: Attrs) -> list[Shape]:
     return [x[:2] + grid[1:-1]]
 
 
+def _affine_grid(s: Sequence[Any], a: Attrs) -> list[Shape]:
+    theta, (n, _, *spatial) = s[0], a["size"]
+    if theta != (n, len(spatial), len(spatial) + 1):
+        raise ValueError(f"theta {theta} does not fit the size {tuple(a['size'])}")
+    return [(n, *spatial, len(spatial))]
+
+
 def _windows(size: Sequence[int], a: Attrs) -> int:
     return prod(
         (n + 2 * p - d * (k - 1) - 1) // st + 1
@@ -848,6 +855,7 @@ def _table() -> dict[str, _Entry]:
     add("pixel_shuffle", _pixel_shuffle)
     add("pixel_unshuffle", _pixel_unshuffle)
     add("channel_shuffle", _channel_shuffle)
+    add("affine_grid", _affine_grid)
     add("grid_sample", _grid_sample)
     add("unfold", _unfold)
     add("fold", _fold)

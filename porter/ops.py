@@ -323,6 +323,12 @@ def _table() -> dict[str, Kind]:
     add("pixel_shuffle", "x", "factor:int mode:str", "depth to space; mode CRD (torch) or DCR")
     add("pixel_unshuffle", "x", "factor:int mode:str", "space to depth; mode CRD (torch) or DCR (ONNX SpaceToDepth)")
     add("channel_shuffle", "x", "groups:int", "channels of (groups, C/groups) transposed")
+    add(
+        "affine_grid",
+        "theta",
+        "size:tuple align_corners:bool",
+        "torch.nn.functional.affine_grid; size is that of the tensor to sample for, (N, C, ...)",
+    )
     add("grid_sample", "x grid", "mode:str padding_mode:str align_corners:bool", "torch.nn.functional.grid_sample")
     add("unfold", "x", "kernel:tuple stride:tuple padding:tuple dilation:tuple", "im2col: (N, C*kh*kw, L)")
     add("fold", "x", "output_size:tuple kernel:tuple stride:tuple padding:tuple dilation:tuple", "col2im")

@@ -1091,6 +1091,11 @@ def _grid_sample(a: Args) -> Lifted:
     return "grid_sample", (a.tensor("input"), a.tensor("grid")), attrs
 
 
+@lifter("affine_grid_generator.default")
+def _affine_grid(a: Args) -> Lifted:
+    return "affine_grid", (a.tensor("theta"),), {"size": tuple(a["size"]), "align_corners": bool(a["align_corners"])}
+
+
 @lifter("torchvision.nms.default")
 def _nms(a: Args) -> Lifted:
     return "nms", (a.tensor("dets"), a.tensor("scores")), {"iou_threshold": float(a["iou_threshold"])}

@@ -719,6 +719,11 @@ def _channel_shuffle(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
     return e.call("channel_shuffle", x[0], op.attrs["groups"])
 
 
+@lowering("affine_grid")
+def _affine_grid(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
+    return e.call("affine_grid_generator", x[0], list(op.attrs["size"]), op.attrs["align_corners"])
+
+
 @lowering("grid_sample")
 def _grid_sample(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
     a = op.attrs

@@ -347,6 +347,13 @@ def _resize(at: At) -> Lifted | None:
     return "resize", at.ins[:1], attrs
 
 
+@lifts("AffineGrid")
+def _affine_grid(at: At) -> Lifted | None:
+    size = at.ints(1)
+    attrs = {"size": size, "align_corners": bool(at.attr("align_corners", 0))}
+    return None if size is None else ("affine_grid", at.ins[:1], attrs)
+
+
 @lifts("GridSample")
 def _grid_sample(at: At) -> Lifted | None:
     modes = {"linear": "bilinear", "cubic": "bicubic"}  # renamed in opset 20

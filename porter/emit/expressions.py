@@ -1049,6 +1049,12 @@ def _resize(w: Writer, op: Op) -> str:
     return f'F.interpolate({x}, size={_ints(sizes)}, mode="{name}", align_corners={aligned})'
 
 
+@_writes("affine_grid")
+def _affine_grid(w: Writer, op: Op) -> str:
+    a = op.attrs
+    return f"F.affine_grid({w.tensor(op.inputs[0])}, {_ints(a['size'])}, align_corners={bool(a['align_corners'])})"
+
+
 @_writes("grid_sample")
 def _grid_sample(w: Writer, op: Op) -> str:
     a = op.attrs

@@ -271,6 +271,12 @@ def _resize(
     return F.interpolate(x, sizes, mode=name, align_corners=coordinates == "align_corners", antialias=antialias)
 
 
+_TABLE["grid_sample"] = lambda x, grid, mode, padding_mode, align_corners: F.grid_sample(
+    x, grid, mode, padding_mode, align_corners
+)
+_TABLE["affine_grid"] = lambda theta, size, align_corners: F.affine_grid(theta, size, align_corners)
+
+
 def _dcr(x: Tensor, r: int, inverse: bool) -> Tensor:
     n, c, h, w = x.shape
     if inverse:

@@ -480,6 +480,7 @@ NO_KERNEL = [
     "fold",
     "gather",
     "gather_nd",
+    "affine_grid",
     "grid_sample",
     "index",
     "index_put",

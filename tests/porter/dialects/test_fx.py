@@ -339,6 +339,7 @@ case(
     lambda x: (F.pixel_shuffle(x, 2), F.pixel_unshuffle(x, 2), F.channel_shuffle(x, 2)),
     "pixel_shuffle pixel_unshuffle channel_shuffle",
 )
+case("affine_grid", lambda x: F.affine_grid(x[:, :2, 0, :3], (1, 3, 4, 5), align_corners=True), "affine_grid")
 case("grid_sample", lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=False), "grid_sample")
 case(
     "creation",

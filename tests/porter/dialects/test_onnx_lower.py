@@ -685,6 +685,11 @@ def sample_cases() -> list[Case]:
     resize((9, 8), lambda x: F.interpolate(x, size=(9, 8), mode="bicubic"), mode="cubic", coordinates="half_pixel")
     resize((3, 2), lambda x: F.interpolate(x, size=(3, 2), mode="bilinear", antialias=True), mode="linear",
            coordinates="half_pixel", antialias=True)  # fmt: skip
+    theta = {2: rand(2, 2, 3), 3: rand(2, 3, 4)}
+    for size in ((2, 3, 4, 5), (2, 3, 4, 5, 2)):
+        for corners in (False, True):
+            attrs = {"size": size, "align_corners": corners}
+            cases.append(("affine_grid", [theta[len(size) - 2]], attrs, T(lambda t, a=attrs: F.affine_grid(t, **a))))
     grid = rand(2, 3, 4, 2, low=-1.2, high=1.2)
     for mode in ("bilinear", "nearest", "bicubic"):
         for padding in ("zeros", "border", "reflection"):

@@ -415,6 +415,8 @@ case("resize", lambda x: F.interpolate(x, size=(9, 4), mode="bicubic"), X, name=
      coordinates="half_pixel", sizes=(9, 4), **RESIZE)  # fmt: skip
 case("grid_sample", lambda x, g: F.grid_sample(x, g, "bilinear", "border", False), X, rand(1, 3, 3, 2), tensors=(0, 1), mode="bilinear",
      padding_mode="border", align_corners=False)  # fmt: skip
+case("affine_grid", lambda t: F.affine_grid(t, (2, 3, 4, 5), False), rand(2, 2, 3), size=(2, 3, 4, 5),
+     align_corners=False)  # fmt: skip
 WINDOW = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
 case("unfold", lambda x: F.unfold(x, 3, 1, 1, 1), X, **WINDOW)
 case("fold", lambda x: F.fold(x, (6, 6), 3, 1, 1, 1), rand(1, 36, 36), output_size=(6, 6), **WINDOW)
