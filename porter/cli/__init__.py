@@ -21,7 +21,7 @@ from porter.errors import PorterError
 __all__ = ["app", "main", "run"]
 
 #: The modules with commands, in the order of ``porter --help``; importing one registers its commands.
-for _module in ("check", "port", "diff", "quantize", "run", "prune", "debug", "scale", "targets", "lists"):
+for _module in ("check", "port", "diff", "quantize", "run", "prune", "debug", "scale", "train", "targets", "lists"):
     import_module(f"porter.cli.{_module}")
 
 #: Packages that only some jobs need, and the extra of this distribution that brings each.

@@ -158,11 +158,16 @@ class Loader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileCfg:
-    """``compile_cfg``: what is written for the device, and where (default: ``compile`` in the checkpoint folder)."""
+    """``compile_cfg``: what int_infer writes for the device, and where: the folder ``name`` (default: the task's) in
+    ``out_dir`` (default: ``compile`` in the checkpoint folder).
+
+    ``formats``: ``onnx`` (float, with encodings beside it), ``qdq`` (quantized ONNX, which ``porter validate`` reads)
+    and ``traced`` (TorchScript). ``opset``: of the float ONNX; default: the newest that the target takes.
+    """
 
     name: str | None = None
     out_dir: str | None = None
-    opset: int = 11
+    opset: int | None = None
     formats: tuple[Literal["onnx", "qdq", "traced"], ...] = ("onnx", "qdq", "traced")
 
 
@@ -210,7 +215,9 @@ class Config:
     outputs: how outputs leave the device, as :class:`porter.train.qat.OutputRule` says: ``int8_output``,
         ``int16_output`` and ``dequant_output`` of all outputs, or a dict of such by output name or pattern. Those of
         the deploy model are never dequantized.
-    preprocess: a PIL image -> float[3, H, W] or float[1, 3, H, W]; for ``porter infer``.
+    preprocess: a PIL image -> float[3, H, W] or float[1, 3, H, W]; for ``porter infer``. The image is taken to be fit
+        into the top left corner, its sides in proportion; else return also the scale: pixels of the input for one of
+        the image, or such of x and y.
     post_process: list of output arrays (N = 1, dequantized) -> float[n, 6] of x1, y1, x2, y2, score, class in pixels of
         the input; for ``porter infer``.
     class_names: of the classes, for ``porter infer``.

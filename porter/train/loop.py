@@ -56,7 +56,10 @@ class _Training:
         self.where = f"{config.path}: {stage}_trainer"
         self.network = module.to(processes.device)
         if trainer.sync_bn and processes.world > 1:
-            self.network = with_sync_batch_norm(self.network)
+            if isinstance(module, QatNetwork):
+                module.sync_batch_norm()
+            else:
+                self.network = with_sync_batch_norm(self.network)
         wanted = config.need("data_loader", f"the stage {stage}")
         self.loader = make_loader(wanted, processes, seed=config.seed, where=f"{config.path}: data_loader", train=True)
         if len(self.loader) == 0:
@@ -256,6 +259,11 @@ class _Training:
             fix = "Lower the learning rate, lengthen warmup_epochs, or set clip_grad."
         else:
             why, fix = "the outputs of the network are finite", "Look at the loss: a logarithm or a division of 0."
+        if isinstance(self.network, QatNetwork):
+            try:
+                self.network.check_finite(inputs=[batch["img"]])
+            except PorterError as error:  # it knows the tensor by its name
+                why = error.message
         kept = f"; epoch {len(self.epochs)} is kept in {self.config.folder}" if self.epochs else ""
         raise PorterError(
             "PT705", f"the loss is not finite at {at} ({values}; learning rate {rate:g}): {why}{kept}", self.where, fix
@@ -296,6 +304,10 @@ def train_epochs(
         checkpoint.last_path(config, stage).unlink(missing_ok=True)
     processes.wait()
     done = training.resume()
+    if done >= trainer.num_epochs:
+        events.note(f"all {done} epochs were done by an earlier run; --restart trains anew")
+    elif done:
+        events.note(f"going on after epoch {done} of an earlier run")
     for number in range(done, trainer.num_epochs):
         training.run(number)
     best = training.best

@@ -29,9 +29,10 @@ from porter.train.evaluate import Validation
 from porter.train.events import Events, StageResult
 from porter.train.loop import train_epochs
 from porter.train.qat import IntNetwork, QatNetwork
+from porter.train.qat.emission import FORMATS
 from porter.train.typed import nearest
 
-__all__ = ["check_stage", "compile_folder", "integers_folder", "open_integers", "train"]
+__all__ = ["check_stage", "compile_folder", "emitted_onnx", "integers_folder", "open_integers", "train"]
 
 
 def check_stage(stage: str) -> Stage:
@@ -54,7 +55,7 @@ def integers_folder(config: Config) -> Path:
 
 def compile_folder(config: Config) -> Path:
     """Where the stage int_infer writes what goes to the device."""
-    return Path(config.compile_cfg.out_dir or config.folder / "compile")
+    return Path(config.compile_cfg.out_dir or config.folder / "compile") / (config.compile_cfg.name or config.task_name)
 
 
 def train(
@@ -74,8 +75,9 @@ def train(
     Raises:
         PorterError: PT519 for a stage that there is not; PT700 to PT702 for the configuration; PT703 when the stage
             before has not been run, PT704 when its checkpoint is of another model; PT705 when the loss is not finite;
-            PT706 when an earlier run began from another checkpoint; PT707 when another process trains in the same folder;
-            PT708 for the metric; what :func:`porter.train.qat.convert` raises; PT520 when the user's own code fails.
+            PT706 when an earlier run began from another checkpoint; PT707 when another process trains in the same
+            folder; PT708 for the metric; what :func:`porter.train.qat.convert` raises; PT520 when the user's own
+            code fails.
     """
     chosen, kind = (config if isinstance(config, Config) else load_config(config)), check_stage(stage)
     chosen.need(f"{kind}_trainer", f"porter train --stage {kind}")
@@ -99,8 +101,6 @@ def _train(config: Config, stage: Stage, group: Processes, events: Events, resta
         raise PorterError("PT701", "a network of integers does not train", f"{config.path}: {stage}_trainer",
                           "Take QAT2Quantize out of its converters.")  # fmt: skip
     done = train_epochs(config, stage, trainer, built.network, built.origin, group, events, restart=restart)
-    if done.resumed:
-        events.note(f"{done.resumed} epochs had been done by an earlier run")
     return StageResult(
         stage, config.task_name, config.target, tuple(done.epochs), done.metrics, done.monitor,
         (checkpoint.best_path(config, stage),), 0.0, done.resumed, tuple(built.findings),
@@ -163,6 +163,10 @@ def _integers(config: Config, group: Processes) -> StageResult:
         if not isinstance(built.network, IntNetwork):
             raise PorterError("PT701", "the converters of this stage do not end in integers",
                               f"{config.path}: int_infer_trainer['converters']", "Add QAT2Quantize.")  # fmt: skip
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PorterError("PT510", f"cannot write in {out.parent}: {error.strerror}", str(out.parent)) from error
         built.network.save(folder, overwrite=True)
         built.network.emit(
             out, opset=config.compile_cfg.opset, formats=config.compile_cfg.formats, inputs=[example], overwrite=True
@@ -177,6 +181,21 @@ def _integers(config: Config, group: Processes) -> StageResult:
 
 def _origin_file(config: Config) -> Path:
     return config.folder / "int_infer-origin.json"
+
+
+def emitted_onnx(config: Config) -> Path:
+    """The quantized ONNX that the stage int_infer has written.
+
+    Raises:
+        PorterError: PT703 when there is none.
+    """
+    path = compile_folder(config) / FORMATS["qdq"]
+    if not path.is_file():
+        raise PorterError(
+            "PT703", "there is no quantized ONNX of int_infer", str(path),
+            f'Have "qdq" in the formats of compile_cfg; run `porter train --stage int_infer --config {config.path}`.',
+        )  # fmt: skip
+    return path
 
 
 def open_integers(config: Config, wanted_by: str) -> IntNetwork:
