@@ -5,6 +5,7 @@ In training the weight is scaled by the running statistics first and quantized t
 folded weight; the layer's result is scaled back and normalized by the statistics of the batch. Out of training, or when
 the batch norms are frozen, the layer is the folded one. (Krishnamoorthi, "Quantizing deep convolutional networks for
 efficient inference", arXiv:1806.08342, section 3.2.2, without its correction terms: the scaling is taken back exactly.)
+The factor of this scaling is a constant to the gradient: but for rounding, the result does not depend on it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Norm", "Unit", "fold", "normalize", "unscaled"]
+__all__ = ["Norm", "Unit", "fold", "normalize", "normalized", "scaled_weight"]
 
 #: A channel whose batch norm multiplies by less than this is not scaled back by it.
 _LEAST = 1e-12
@@ -63,27 +64,60 @@ def _factor(norm: Norm, state: State) -> Tensor:
 def fold(unit: Unit, state: State) -> tuple[Tensor, Tensor]:
     """Weight and bias of the layer with its batch norm in it by running statistics, computed in float64 as the rewrite
     ``fold_batch_norm`` does; in the dtype of the weight."""
-    weight, norm = state(unit.weight), unit.norm
-    factor = _factor(norm, state)
+    norm, factor = unit.norm, _factor(unit.norm, state)
     shift = -state(norm.mean).double() * factor
     if norm.bias is not None:
         shift = state(norm.bias).double() + shift
     if unit.bias is not None:
         shift = shift + state(unit.bias).double() * factor
-    if "transpose" in unit.kind:
-        rows = factor.reshape(unit.groups, -1).repeat_interleave(weight.shape[0] // unit.groups, 0)
-        scaled = weight.double() * rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2))
-    else:
-        scaled = weight.double() * factor.reshape(-1, *(1,) * (weight.ndim - 1))
-    return scaled.to(weight.dtype), shift.to(weight.dtype)
+    weight = state(unit.weight)
+    return (weight.double() * _rows(unit, weight, factor)).to(weight.dtype), shift.to(weight.dtype)
 
 
-def unscaled(unit: Unit, state: State, y: Tensor) -> Tensor:
-    """What the layer itself gives, from its result ``y`` with the folded weight and no bias."""
-    factor = _factor(unit.norm, state)
-    safe = torch.where(factor.abs() < _LEAST, torch.full_like(factor, _LEAST), factor).to(y.dtype)
-    y = y / _channels(safe, y, unit.kind)
-    return y if unit.bias is None else y + _channels(state(unit.bias), y, unit.kind)
+def scaled_weight(unit: Unit, state: State) -> Tensor:
+    """The folded weight, whose gradient goes to the layer's own weight only."""
+    weight = state(unit.weight)
+    with torch.no_grad():
+        rows = _rows(unit, weight, _factor(unit.norm, state))
+        folded = (weight.double() * rows).to(weight.dtype)
+    return cast(Tensor, _Scaled.apply(weight, folded, rows.to(weight.dtype)))  # type: ignore[no-untyped-call]
+
+
+def _rows(unit: Unit, weight: Tensor, factor: Tensor) -> Tensor:
+    """One number for each output channel, shaped to multiply the weight."""
+    if "transpose" not in unit.kind:
+        return factor.reshape(-1, *(1,) * (weight.ndim - 1))
+    # (Ci, Co / groups, ...): output channel g * (Co / groups) + j is column j of the rows of group g.
+    rows = factor.reshape(unit.groups, -1).repeat_interleave(weight.shape[0] // unit.groups, 0)
+    return rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2))
+
+
+class _Scaled(torch.autograd.Function):
+    """Gives ``scaled``, which is ``x * factor``; the gradient goes to ``x``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scaled: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return scaled
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad * ctx.saved_tensors[0], None, None
+
+
+def normalized(unit: Unit, state: State, y: Tensor, sync: bool) -> Tensor:
+    """The batch norm of the batch on what the layer gives.
+
+    Args:
+        y: the layer's result with :func:`scaled_weight` and no bias; it is overwritten.
+        sync: by the batches of all processes together.
+    """
+    norm = unit.norm
+    with torch.no_grad():
+        factor = _factor(norm, state)
+        factor = torch.where(factor.abs() < _LEAST, torch.full_like(factor, _LEAST), factor).to(y.dtype)
+    y = y.div_(_channels(factor, y, unit.kind))
+    return normalize(norm, state, y, sync, None if unit.bias is None else state(unit.bias))
 
 
 def _channels(vector: Tensor, y: Tensor, kind: str) -> Tensor:
@@ -91,11 +125,13 @@ def _channels(vector: Tensor, y: Tensor, kind: str) -> Tensor:
     return vector.reshape([-1 if i == axis else 1 for i in range(y.ndim)])
 
 
-def normalize(norm: Norm, state: State, y: Tensor, sync: bool) -> Tensor:
+def normalize(norm: Norm, state: State, y: Tensor, sync: bool, offset: Tensor | None = None) -> Tensor:
     """Batch norm (channels at axis 1) by the statistics of the batch, which move the running ones.
 
     Args:
         sync: of the batches of all processes together.
+        offset: what is to be added to ``y``, one number a channel. It changes nothing but the running mean; its
+            gradient is zero, and is there: in every process the same parameters take part.
     """
     momentum = norm.momentum
     if norm.tracked is not None:
@@ -107,9 +143,18 @@ def normalize(norm: Norm, state: State, y: Tensor, sync: bool) -> Tensor:
     bias = state(norm.bias) if norm.bias is not None else None
     mean, var = state(norm.mean), state(norm.var)
     share = 0.1 if momentum is None else momentum
+    moved = mean
+    if offset is not None:
+        bias = 0.0 * offset if bias is None else bias + 0.0 * offset
+        moved = mean - offset.detach()
     if not sync or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return functional.batch_norm(y, mean, var, weight, bias, True, share, norm.eps)
-    return _together(y, (mean, var), weight, bias, share, norm.eps)
+        made = functional.batch_norm(y, moved, var, weight, bias, True, share, norm.eps)
+    else:
+        made = _together(y, (moved, var), weight, bias, share, norm.eps)
+    if offset is not None:
+        with torch.no_grad():
+            mean.copy_(moved + offset)
+    return made
 
 
 def _together(

@@ -30,7 +30,7 @@ from porter.quantize.observers import NotFiniteError, Observer, make_observer
 from porter.quantize.plan import Group, Plan, Site
 from porter.quantize.scheme import PRODUCTS, Scheme
 from porter.target import Target
-from porter.train.qat.batch_norm import Norm, Unit, fold
+from porter.train.qat.batch_norm import Norm, Unit, fold, scaled_weight
 from porter.train.qat.fake_quant import Quantizer, fake_bias, fake_weight, roomy, weight_steps
 from porter.train.qat.outputs import OutputRule
 from porter.train.qat.program import Compiled, Key, Program, Source, compile_program
@@ -488,8 +488,10 @@ class QatNetwork(nn.Module):
 
     def _make_operands(self, path: str) -> tuple[Tensor, Tensor | None]:
         layer, scheme = self._layers[path], self.scheme
-        bias: Tensor | None
-        if layer.unit is not None:
+        bias: Tensor | None = None
+        if layer.unit is not None and self.live:  # the batch norm comes after it, and no bias
+            weight = scaled_weight(layer.unit, self.state)
+        elif layer.unit is not None:
             weight, bias = fold(layer.unit, self.state)
         else:
             weight = self._constant(cast(Source, layer.weight))

@@ -26,7 +26,7 @@ from porter.quantize.insert import insert
 from porter.quantize.numerics import Dtype
 from porter.quantize.plan import Group, Plan, Site
 from porter.quantize.scheme import PRODUCTS
-from porter.train.qat.batch_norm import Norm, Unit, normalize, unscaled
+from porter.train.qat.batch_norm import Norm, Unit, normalize, normalized
 
 __all__ = ["Key", "Layer", "Program", "Runtime", "Source", "compile_program"]
 
@@ -185,8 +185,8 @@ class _UnitCall(_Call):
         args = self.bound(env)
         if network.live:
             args[2] = None
-            y = unscaled(self.unit, network.state, self.target(*args, **self.kwargs))
-            env[self.out] = normalize(self.unit.norm, network.state, y, network.sync)
+            y = self.target(*args, **self.kwargs)
+            env[self.out] = normalized(self.unit, network.state, y, network.sync)
         else:
             env[self.out] = self.target(*args, **self.kwargs)
 
