@@ -12,6 +12,7 @@ What the network sees is what Horizon's image pyramid gives: full-resolution YUV
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -118,6 +119,23 @@ class CocoFolder:
             "annotations": annotations,
             "categories": [{"id": i + 1, "name": name} for i, name in enumerate(self.classes)],
         }
+
+
+class Remembered:
+    """A source that keeps the images it has given: for a small set whose images are dear to make."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._kept: dict[int, Labelled] = {}
+        self.coco = functools.cache(source.coco)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Labelled:
+        if index not in self._kept:
+            self._kept[index] = self._source[index]
+        return self._kept[index]
 
 
 # -- transforms ------------------------------------------------------------------------------------------------------

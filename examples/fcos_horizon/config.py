@@ -74,18 +74,18 @@ val_data_loader = {
     "collate_fn": collate,
 }
 
-_filter = FcosMultiStrideFilter(threshold=-2.944, score_threshold=0.05, iou_threshold=0.6, max_shape=_SIZE)
+host_filter = FcosMultiStrideFilter(threshold=-2.944, score_threshold=0.05, iou_threshold=0.6, max_shape=_SIZE)
 monitor = "mAP"
 preprocess = functools.partial(_preprocess, size=_SIZE)
 
 
 def metric() -> CocoMeanAP:
-    return CocoMeanAP(_source("val"), _filter)
+    return CocoMeanAP(_source("val"), host_filter)
 
 
 def post_process(raw):
     """(n, 6) of the first image: x0, y0, x1, y1, score, class."""
-    return _filter(raw)[0].rows()
+    return host_filter(raw)[0].rows()
 
 
 float_trainer = {

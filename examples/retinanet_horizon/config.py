@@ -71,7 +71,7 @@ val_data_loader = {
     "collate_fn": collate,
 }
 
-_filter = RetinaNetMultiStrideFilter(
+host_filter = RetinaNetMultiStrideFilter(
     _ANCHORS, threshold=-2.944, score_threshold=0.05, iou_threshold=0.5, max_shape=_SIZE, candidates=1000, most=300
 )
 monitor = "mAP"
@@ -79,12 +79,12 @@ preprocess = functools.partial(_preprocess, size=_SIZE)
 
 
 def metric() -> CocoMeanAP:
-    return CocoMeanAP(_source("val"), _filter)
+    return CocoMeanAP(_source("val"), host_filter)
 
 
 def post_process(raw):
     """(n, 6) of the first image: x0, y0, x1, y1, score, class."""
-    return _filter(raw)[0].rows()
+    return host_filter(raw)[0].rows()
 
 
 float_trainer = {

@@ -71,3 +71,13 @@ def test_half_precision_may_differ_by_its_own_rounding():
     assert compare("x", a, np.nextafter(a, np.float16(2))).within(0.0)
     assert not compare("x", a, a + np.float16(0.02)).within(1e-4)
     assert not compare("x", a.astype(np.float32), a + np.float32(0.001)).within(1e-4)
+
+
+def test_rounding_is_no_error_where_all_values_are_almost_the_same():
+    a = np.full(3, 0.025, np.float32)
+    a[1] = np.nextafter(a[1], np.float32(1))
+    assert compare("x", a, a[::-1].copy() + np.float32(4e-9)).within(1e-4)
+    assert not compare("x", a, a + np.float32(4e-8)).within(1e-4)
+    assert not compare("x", a, a + np.float32(4e-9)).within(0.0)
+    whole = np.array([10**8, 10**8 + 1], np.int64)
+    assert not compare("x", whole, whole + 1).within(1e-4)
