@@ -74,15 +74,15 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, how: _How) -> Tensor:
-        flat = x.detach().contiguous()
-        out = torch.empty_like(flat)
+        x = _dense(x.detach())
+        out = torch.empty_like(x)
         wanted = any(ctx.needs_input_grad[:2])
-        inside = torch.empty(flat.shape, dtype=torch.bool, device=x.device) if wanted else None
-        masks = torch.split(inside.view(-1), _BLOCK) if inside is not None else ()
+        inside = torch.empty_like(x, dtype=torch.bool) if wanted else None
+        masks = torch.split(_flat(inside), _BLOCK) if inside is not None else ()
         size = step.detach()
         half = size * 0.5
-        buffer = torch.empty(min(_BLOCK, flat.numel()), dtype=x.dtype, device=x.device) if wanted else None
-        for index, (source, target) in enumerate(_blocks(flat, out)):
+        buffer = torch.empty(min(_BLOCK, x.numel()), dtype=x.dtype, device=x.device) if wanted else None
+        for index, (source, target) in enumerate(_blocks(x, out)):
             if buffer is None:
                 how.levels(source, half, target).clamp_(*how.limits)
             else:
@@ -93,7 +93,7 @@ class _FakeQuantize(torch.autograd.Function):
                 target.sub_(how.zero)
             target.mul_(size)
         if ctx.needs_input_grad[1]:
-            ctx.save_for_backward(flat, out, inside, size)
+            ctx.save_for_backward(x, out, inside, size)
         elif wanted:
             ctx.save_for_backward(inside)
         ctx.factor = how.factor
@@ -104,20 +104,34 @@ class _FakeQuantize(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             (inside,) = ctx.saved_tensors
             return grad * inside, None, None
-        flat, out, inside, step = ctx.saved_tensors
-        grad = grad.contiguous()
-        of_x = grad * inside
+        x, out, inside, step = ctx.saved_tensors
+        grad = _dense(grad, like=x)
+        of_x = torch.empty_like(grad)
         # d out / d step is (out - x) / step inside of the range and out / step where x was clipped.
-        total = torch.zeros((), dtype=torch.float64, device=grad.device)
-        for g, x, y, m in _blocks(grad, flat, out, inside):
-            total += torch.dot(g, torch.addcmul(y, x, m.to(x.dtype), value=-1))
-        of_step = (total * ctx.factor).to(step.dtype) / step
+        sums = []
+        for g, gx, source, target, mask in _blocks(grad, of_x, x, out, inside):
+            torch.mul(g, mask, out=gx)
+            sums.append((g * target).addcmul_(gx, source, value=-1).sum())
+        total = torch.stack(sums).sum() if sums else torch.zeros_like(step)
+        of_step = total * ctx.factor / step
         return (of_x if ctx.needs_input_grad[0] else None), of_step.reshape(step.shape), None
 
 
+def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """The tensor without gaps, channels last where it is (or where ``like`` is)."""
+    if (x if like is None else like).ndim == 4 and not (x if like is None else like).is_contiguous():
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous()
+
+
+def _flat(x: Tensor) -> Tensor:
+    """The elements in the order of memory, as a view."""
+    return x.view(-1) if x.is_contiguous() else x.permute(0, 2, 3, 1).view(-1)
+
+
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Blocks of contiguous tensors of one size, side by side."""
-    return zip(*(torch.split(tensor.view(-1), _BLOCK) for tensor in tensors), strict=True)
+    """Blocks of dense tensors of one size and layout, side by side."""
+    return zip(*(torch.split(_flat(tensor), _BLOCK) for tensor in tensors), strict=True)
 
 
 class _Identity(torch.autograd.Function):
