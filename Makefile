@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Two workers on two cores, one thread each: torch and onnxruntime would otherwise start a pool in every worker.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo demo-scale demo-prune test lint test-torch13 test-upstream bench bench-quantize pages clean
+.PHONY: demo demo-scale demo-prune demo-fcos demo-retinanet test lint test-torch13 test-upstream bench bench-quantize pages clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,12 @@ demo-prune: $(READY)  ## sparse training, pruning and fine-tuning of a YOLOv3, t
 
 demo-scale: $(READY)  ## the YOLOX that is as accurate as a latency on the MLU270 allows, found by search
 	$(BIN)/python -m examples.yolox_scale.demo
+
+demo-fcos: $(READY)  ## FCOS through float, calibration, QAT and integers for Horizon's X5 (ARGS=--scratch trains the float model)
+	$(BIN)/python -m examples.fcos_horizon.demo $(ARGS)
+
+demo-retinanet: $(READY)  ## RetinaNet through float, calibration, QAT and integers for Horizon's X5
+	$(BIN)/python -m examples.retinanet_horizon.demo $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
