@@ -6,6 +6,8 @@ Sources: Tan and Le, arXiv:1905.11946, table 1 (B0); the inverted bottleneck: Sa
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from examples.detection.layers import ConvNorm, init_backbone
@@ -51,12 +53,13 @@ class EfficientNet(nn.Module):
 
     Args:
         width: factor on B0's channels.
+        depth: factor on its repeats, rounded up.
 
     Attributes:
         channels: of the feature of each stride.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, depth: float = 1.0) -> None:
         super().__init__()
         inputs = scaled(STEM, width)
         self.stem = ConvNorm(3, inputs, 3, 2)
@@ -64,7 +67,10 @@ class EfficientNet(nn.Module):
         for expansion, kernel, outputs, repeats, stride in B0:
             outputs = scaled(outputs, width)
             blocks = [InvertedBottleneck(inputs, outputs, kernel, stride, expansion)]
-            blocks += [InvertedBottleneck(outputs, outputs, kernel, 1, expansion) for _ in range(repeats - 1)]
+            blocks += [
+                InvertedBottleneck(outputs, outputs, kernel, 1, expansion)
+                for _ in range(math.ceil(repeats * depth) - 1)
+            ]
             stages.append(nn.Sequential(*blocks))
             inputs = outputs
         self.stages = nn.ModuleList(stages)

@@ -89,6 +89,7 @@ class Fcos(nn.Module):
     Args:
         classes: how many.
         width: factor on the channels of EfficientNet-B0.
+        depth: factor on its repeats.
         channels: of the BiFPN and the head.
         stack: layers of the BiFPN.
         stacked: convolutions in each stack of the head.
@@ -100,13 +101,14 @@ class Fcos(nn.Module):
         classes: int = 80,
         *,
         width: float = 1.0,
+        depth: float = 1.0,
         channels: int = 64,
         stack: int = 3,
         stacked: int = 4,
         separable: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone = EfficientNet(width)
+        self.backbone = EfficientNet(width, depth)
         self.neck = BiFpn(self.backbone.channels, channels, stack)
         self.head = FcosHead(classes, channels, stacked, separable)
 

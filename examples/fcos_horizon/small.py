@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same FCOS at half the width, 128 x 128, on the synthetic shapes: all stages in minutes on a CPU.
+"""The same FCOS at half the width and depth, 128 x 128, on the synthetic shapes: all stages in minutes on a CPU.
 
 porter train --stage float --config examples/fcos_horizon/small.py
 """
@@ -27,7 +27,9 @@ ckpt_dir = "out/fcos_horizon"
 
 def model() -> Fcos:
     """Channels last: faster to train on a CPU, and the same numbers."""
-    return Fcos(len(CLASSES), width=0.5, channels=32, stack=2, stacked=2).to(memory_format=torch.channels_last)
+    return Fcos(len(CLASSES), width=0.5, depth=0.5, channels=32, stack=2, stacked=2).to(
+        memory_format=torch.channels_last
+    )
 
 
 deploy_model = model
@@ -63,7 +65,7 @@ def post_process(raw):
 
 
 float_trainer = {
-    "optimizer": {"type": torch.optim.AdamW, "lr": 1.5e-3, "weight_decay": 0.05, "no_decay": True},
+    "optimizer": {"type": torch.optim.AdamW, "lr": 2e-3, "weight_decay": 0.05, "no_decay": True},
     "schedule": {"type": "cosine", "warmup_epochs": 0.4, "final": 0.02},
     "num_epochs": 5,
     "ema": 0.998,
