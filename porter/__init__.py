@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from porter.findings import Finding, OpReport, Report
     from porter.graph import Graph
     from porter.loading import load
+    from porter.partition.make import Partitioned, partition
     from porter.target import Target
 
 __all__ = [
-    "Finding", "Graph", "OpReport", "Ported", "PorterError", "Report", "Rewritten", "Target",
-    "check", "debug", "emit", "load", "port", "prune", "quantize", "resave", "rewrite", "run",
+    "Finding", "Graph", "OpReport", "Partitioned", "Ported", "PorterError", "Report", "Rewritten", "Target",
+    "check", "debug", "emit", "load", "partition", "port", "prune", "quantize", "resave", "rewrite", "run",
     "save", "scale", "verify",
 ]  # fmt: skip
 
@@ -33,6 +34,7 @@ _LATER = {
     "Finding": "porter.findings", "OpReport": "porter.findings", "Report": "porter.findings",
     "Graph": "porter.graph", "Target": "porter.target", "load": "porter.loading",
     "prune": "porter.compress.prune", "scale": "porter.compress.scale",
+    "Partitioned": "porter.partition.make", "partition": "porter.partition.make",
 }  # fmt: skip
 
 

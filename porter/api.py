@@ -79,6 +79,7 @@ def check(
     inputs: Any = None,
     *,
     allow: Collection[str] = (),
+    explain: bool = False,
     **loading: Any,
 ) -> Report:
     """Say of every op whether the target runs it, why not, where it comes from, and which rewrite fixes it.
@@ -89,6 +90,7 @@ def check(
         inputs: shapes, where the model does not fix them (``{"images": (1, 3, 640, 640)}`` or
         ``"images:1x3x640x640"``).
         allow: claims that may be counted on beside exact and bounded: "approximate", "retrain".
+        explain: the report says of every op that is not legal which candidates the planner considered.
         loading: ``factory``, ``factory_args``, ``run_pickled_code``, as :func:`porter.loading.load` takes them.
 
     Raises:
@@ -96,12 +98,16 @@ def check(
     """
     from porter.legalize import check
     from porter.loading import load
+    from porter.partition.make import outlook
     from porter.quantize.bounds import foreseen
 
     chosen = _target(target)
     graph = load(model, inputs, **loading)
-    report = check(graph, chosen, _claims(allow))
-    return replace(report, findings=(*report.findings, *foreseen(graph, chosen)))
+    report = check(graph, chosen, _claims(allow), explain=explain)
+    conflicts = foreseen(graph, chosen)
+    said, cut = outlook(graph, chosen, report, _claims(allow), conflicts)
+    proposed = [cut.finding()] if cut is not None else []
+    return replace(report, findings=(*report.findings, *conflicts, *proposed), outlook=said)
 
 
 def rewrite(
@@ -116,6 +122,7 @@ def rewrite(
     samples: int = SAMPLES,
     seed: int = 0,
     tolerance: float = 1e-4,
+    explain: bool = False,
     progress: Progress | None = None,
     **loading: Any,
 ) -> Rewritten:
@@ -129,6 +136,7 @@ def rewrite(
         samples: how many random inputs to compare on.
         seed: of the random inputs.
         tolerance: the largest difference allowed, as a share of an output's range.
+        explain: the report of the original says which candidates the planner considered.
         progress: called with a short text at each step.
 
     Raises:
@@ -139,7 +147,7 @@ def rewrite(
 
     chosen = _target(target)
     graph = load(model, inputs, **loading)
-    new, ledger, before, after = legalize(graph, chosen, _claims(allow), apply, progress)
+    new, ledger, before, after = legalize(graph, chosen, _claims(allow), apply, progress, explain=explain)
     evidence = None
     if verify:
         evidence = _prove(graph, new, ledger, _samples(graph, data, samples, seed), tolerance, progress)

@@ -12,6 +12,7 @@ import typer
 from porter.cli.app import app
 from porter.cli.options import (
     Allow,
+    ExplainPlan,
     Factory,
     FactoryArgs,
     Inputs,
@@ -75,6 +76,7 @@ def check(
     write_baseline: Annotated[
         Path | None, typer.Option("--write-baseline", help="Write what is found as a baseline, and succeed.")
     ] = None,
+    explain_plan: ExplainPlan = False,
     overwrite: Overwrite = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every place, not the first few.")] = False,
 ) -> None:
@@ -102,14 +104,20 @@ def check(
     for model in named:
         with progress():
             report = api.check(
-                model, chosen, input_, allow=allow or (), **loading(factory, model_arg, run_pickled_code)
-            )
+                model, chosen, input_, allow=allow or (), explain=explain_plan,
+                **loading(factory, model_arg, run_pickled_code),
+            )  # fmt: skip
         if write_baseline:
             known = write_known(report, write_baseline, overwrite=overwrite)
         gate = judge(report, portable=portable, baseline=known)
         ok = ok and gate.ok
         context = Context(chosen.title, model, verbose=verbose, color=console().is_terminal)
         print(render(format_, gate, context))
+        if explain_plan and format_ is ReportFormat.text:
+            from porter.report.plans import print_plans
+
+            print()
+            print_plans(console(), report, verbose)
         for path, name in reports:
             with atomic_file(path, overwrite) as temporary:
                 text = render(name, gate, Context(chosen.title, model, verbose=verbose))

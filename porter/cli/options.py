@@ -24,6 +24,7 @@ __all__ = [
     "Container",
     "Data",
     "Dtype",
+    "ExplainPlan",
     "Factory",
     "FactoryArgs",
     "Force",
@@ -91,6 +92,9 @@ Allow = Annotated[
 ]
 Apply = Annotated[
     list[str] | None, typer.Option("--apply", help="Apply this optional rewrite too, e.g. fold_batch_norm.")
+]
+ExplainPlan = Annotated[
+    bool, typer.Option("--explain-plan", help="For each illegal op: the candidates, their claims and costs, and why.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 Force = Annotated[bool, typer.Option("--force", help="Go on although the target does not run every op.")]

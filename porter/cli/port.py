@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -15,6 +15,7 @@ from porter.cli.options import (
     Container,
     Data,
     Dtype,
+    ExplainPlan,
     Factory,
     FactoryArgs,
     Force,
@@ -37,7 +38,9 @@ from porter.errors import PorterError
 
 if TYPE_CHECKING:
     from porter.api import Rewritten
+    from porter.partition import Partitioned
     from porter.quantize.engine import Quantized
+    from porter.target import Target
 
 
 @app.command()
@@ -55,6 +58,19 @@ def rewrite(
     apply: Apply = None,
     data: Data = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the result equal.")] = True,
+    partition: Annotated[
+        bool, typer.Option("--partition", help="Split off for the host what no rule makes legal (writes a folder).")
+    ] = False,
+    cut: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cut",
+            help="End the device's part before the decoding: auto, none, or the names of values "
+            "(repeatable); implies --partition.",
+            show_default=False,
+        ),
+    ] = None,
+    explain_plan: ExplainPlan = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do and prove everything, write nothing.")] = False,
     overwrite: Overwrite = False,
     run_pickled_code: RunPickled = False,
@@ -68,13 +84,16 @@ def rewrite(
     if output is None and not dry_run:
         raise PorterError("PT519", "there is nowhere to write", "--output", "Name one with -o, or say --dry-run.")
     if output is not None and not dry_run:
-        check_output(output, overwrite, files(model, data))
+        check_output(output, overwrite, files(model, data), folder=True if partition or cut else None)
     chosen = Target.load(target)
+    options: dict[str, Any] = {
+        "allow": allow or (), "apply": apply or (), "verify": verify, "data": data, "explain": explain_plan,
+        **loading(factory, model_arg, run_pickled_code),
+    }  # fmt: skip
+    if partition or cut:
+        _partition(model, chosen, input_, cut or ["auto"], output if not dry_run else None, overwrite, format_, options)
     with progress() as say:
-        made = api.rewrite(
-            model, chosen, input_, allow=allow or (), apply=apply or (), verify=verify, data=data, progress=say,
-            **loading(factory, model_arg, run_pickled_code),
-        )  # fmt: skip
+        made = api.rewrite(model, chosen, input_, progress=say, **options)
         unequal = made.evidence is not None and not made.evidence.ok
         written = None
         if output is not None and not dry_run and not unequal:
@@ -86,8 +105,70 @@ def rewrite(
         print(to_json(_RewriteSummary(made, written)))
     else:
         print_rewritten(made, chosen.title)
+        if explain_plan:
+            _print_plan(made)
         console().print(f"wrote {written}" if written else "nothing was written")
     raise typer.Exit(0 if made.ok else 1)
+
+
+def _partition(
+    model: str | None,
+    target: Target,
+    inputs: list[str] | None,
+    cut: list[str],
+    output: Path | None,
+    overwrite: bool,
+    format_: Format,
+    options: dict[str, Any],
+) -> NoReturn:
+    from porter.partition import partition
+
+    with progress() as say:
+        made = partition(model, target, inputs, cut=cut, progress=say, **options)
+        written = None
+        if output is not None and made.ok:
+            say(f"writing {output}")
+            written = made.save(output, overwrite=overwrite)
+    if format_ is Format.json:
+        from porter.report.json import to_json
+
+        print(to_json(_PartitionSummary(made, written)))
+    else:
+        from porter.report.partition import print_partitioned
+
+        print_rewritten(made.rewritten, target.title)
+        if options["explain"]:
+            _print_plan(made.rewritten)
+        console().print()
+        print_partitioned(console(), made)
+        console().print(f"wrote {written}" if written else "nothing was written")
+    raise typer.Exit(0 if made.ok else 1)
+
+
+def _print_plan(made: Rewritten) -> None:
+    from porter.report.plans import print_plans
+
+    print_plans(console(), made.before)
+    console().print()
+
+
+class _PartitionSummary:
+    """The JSON that ``porter rewrite --partition --format json`` prints."""
+
+    def __init__(self, made: Partitioned, written: Path | None) -> None:
+        self._made, self._written = made, written
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self._made.to_json(),
+            **_plans(self._made.rewritten),
+            "output": str(self._written) if self._written else None,
+        }
+
+
+def _plans(made: Rewritten) -> dict[str, Any]:
+    planned = [op.to_json() for op in made.before.ops if op.candidates]
+    return {"plan": planned} if planned else {}
 
 
 class _RewriteSummary:
@@ -103,6 +184,7 @@ class _RewriteSummary:
             "before": dict(made.before.summary),
             "ledger": made.ledger.to_json(),
             "evidence": made.evidence.to_json() if made.evidence else None,
+            **_plans(made),
             "output": str(self._written) if self._written else None,
         }
 

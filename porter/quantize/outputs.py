@@ -17,9 +17,10 @@ import numpy as np
 from porter.errors import PorterError
 from porter.graph import Graph
 from porter.legalize import legalize
-from porter.ops import Array, Op, Value
-from porter.quantize.conflicts import before_products, joined_parts
-from porter.quantize.scheme import PRODUCTS, Scheme
+from porter.ops import Array, Value
+from porter.partition.cut import decoding, ops_between
+from porter.quantize.conflicts import joined_parts
+from porter.quantize.scheme import Scheme
 from porter.target import Target
 
 __all__ = ["HostPart", "Outputs", "divide"]
@@ -70,7 +71,7 @@ def divide(
     if how == "separate":
         graph = _never_joined(graph, target)
     values = {v.name: v for op in graph.ops() for v in op.outputs}
-    ends = _parts(graph) if how == "separate" else _before_decoding(graph, scheme)
+    ends = _parts(graph) if how == "separate" else decoding(graph, scheme.table.fused_followers)[0]
     names = [name for name in dict.fromkeys(ends) if name in values]
     if not names or {value.name for value in graph.outputs} == set(names):
         what = "no output joins tensors" if how == "separate" else "nothing follows the last product"
@@ -95,39 +96,14 @@ def _parts(graph: Graph) -> Iterator[str]:
         yield from (part.name for part in parts[1]) if parts is not None else (value.name,)
 
 
-def _before_decoding(graph: Graph, scheme: Scheme) -> Iterator[str]:
-    """The values at which the decoding starts: made by what a product depends on, read by what no product does."""
-    ops = graph.ops()
-    readers = graph.uses()
-    needed = before_products(graph)
-    producers = graph.producers()
-    late = {id(op) for op in ops if op.kind not in PRODUCTS and not any(out.name in needed for out in op.outputs)}
-    for op in ops:  # what a device computes inside the product before it stays with it
-        source = producers.get(op.operands[0].name) if op.operands else None
-        if source is None or op.kind not in scheme.table.fused_followers or readers[op.operands[0].name] > 1:
-            continue
-        if source.kind in PRODUCTS and id(source) not in late:
-            late.discard(id(op))
-    for op in ops:
-        if id(op) in late:
-            yield from (v.name for v in op.operands if v.name in producers and id(producers[v.name]) not in late)
-    yield from (v.name for v in graph.outputs if v.name in producers and id(producers[v.name]) not in late)
-
-
 def _host(graph: Graph, cuts: Sequence[Value]) -> Graph:
     """The ops from the cuts to the model's outputs, as ONNX."""
     from porter.dialects.onnx import OnnxGraph
 
-    known = {value.name for value in cuts}
-    needed = {value.name for value in graph.outputs} - known
-    kept: list[Op] = []
-    for op in reversed(graph.ops()):
-        if any(out.name in needed for out in op.outputs):
-            kept.append(op)
-            needed.update(v.name for v in op.operands if not v.is_const and v.name not in known)
+    kept = ops_between(graph, (value.name for value in cuts), (value.name for value in graph.outputs))
     read = {v.name for op in kept for v in op.operands} | {v.name for v in graph.outputs}
     inputs = [value for value in (*cuts, *graph.inputs) if value.name in read]
-    return OnnxGraph.from_ops(kept[::-1], inputs, graph.outputs, f"{graph.source}, host part")
+    return OnnxGraph.from_ops(kept, inputs, graph.outputs, f"{graph.source}, host part")
 
 
 def _prove(whole: Graph, device: Graph, host: Graph, samples: Sequence[Sequence[Array]]) -> float:

@@ -49,12 +49,25 @@ def print_report(out: Console, report: Report, target_title: str, verbose: bool 
     _print_head(out, report, target_title)
     _print_groups(out, report.ops, report.findings, verbose)
     out.print()
+    out.print(_verdict(report))
+
+
+def _verdict(report: Report) -> str:
+    """What becomes of the model, in one line."""
+    outlook = report.outlook
+    sure = f": {outlook}" if outlook is not None else ""
     if report.ok:
-        out.print(f"[green]{report.target} runs every op as it is.[/]")
-    elif report.portable:
-        out.print(f"Not as it is; [green]`porter rewrite --target {report.target}` makes it legal.[/]")
-    else:
-        out.print(f"[red]{left_over(report)} would be left after `porter rewrite`.[/]")
+        if report.summary.get("host"):
+            return f"[green]{report.target} runs it, with ops on its own host{sure}.[/]"
+        return f"[green]{report.target} runs every op as it is{sure}.[/]"
+    if report.portable:
+        return f"Not as it is; [green]`porter rewrite --target {report.target}` makes it legal{sure}.[/]"
+    left = f"[red]{left_over(report)} would be left after `porter rewrite`.[/]"
+    if outlook is None:
+        return left
+    if outlook.answer == "partition":
+        return f"{left}\n[yellow]With `porter rewrite --partition`: {outlook}.[/]"
+    return f"{left}\n[red]It {escape(str(outlook))}.[/]"
 
 
 def print_gate(out: Console, gate: Gate, target_title: str, verbose: bool = False) -> None:
