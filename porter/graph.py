@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from porter.errors import PorterError
+from porter.findings import Finding
 from porter.ops import Array, Op, Value
 from porter.rewrite import Fragment
 
@@ -33,6 +35,16 @@ class Graph(ABC):
     def opset(self) -> int | None:
         """The ONNX opset; None for a model that is not ONNX."""
         return None
+
+    def at_opset(self, opset: int) -> tuple[Graph | None, list[Finding]]:
+        """The same model at another ONNX opset: a new graph, or None and why each op has no form there (PT352).
+
+        Raises:
+            PorterError: PT519 for an opset that porter does not write, or a model that is not ONNX.
+        """
+        raise PorterError(
+            "PT519", f"{self.source} is not an ONNX model, and has no opset", "--opset", "Write it as .onnx first."
+        )
 
     @abstractmethod
     def ops(self) -> list[Op]:

@@ -47,6 +47,7 @@ from porter.dialects.onnx_read import InputSpecs, Model, read_model, type_proto
 from porter.dialects.onnx_run import LARGE, Session
 from porter.errors import PorterError
 from porter.feeds import check_inputs
+from porter.findings import Finding
 from porter.graph import Graph
 from porter.ops import Array, Op, Value
 from porter.rewrite import Fragment
@@ -117,6 +118,12 @@ class OnnxGraph(Graph):
     def opset(self) -> int:
         """The version of the standard operators that the model uses."""
         return self._model.opset
+
+    def at_opset(self, opset: int) -> tuple[OnnxGraph | None, list[Finding]]:
+        """See :meth:`Graph.at_opset` and :mod:`porter.dialects.onnx_opset`."""
+        from porter.dialects.onnx_opset import convert
+
+        return convert(self, opset)
 
     # -- lifting -----------------------------------------------------------------------------------
 

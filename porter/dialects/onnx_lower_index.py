@@ -190,8 +190,12 @@ def _shape(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     if start is None and end is None:
         L.emit("Shape", ins, outs[0])
         return
-    L.need(15)
-    L.emit("Shape", ins, outs[0], start=start or 0, end=end)
+    if L.opset >= 15:
+        L.emit("Shape", ins, outs[0], start=start or 0, end=end)
+        return
+    rank = L.rank(ins[0])
+    first, last, _ = slice(start, end).indices(rank)
+    L.slice(L.emit("Shape", ins, shape=(rank,), dtype="int64"), (0,), (first,), (max(first, last),), (1,), outs[0])
 
 
 # -- indexing --------------------------------------------------------------------------------------
@@ -653,17 +657,23 @@ def _attention(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     table = (*shape[:-1], other[-2])
     score = L.emit("MatMul", [L.emit("Mul", [query, L.scalar(scale, query)]), turned], shape=table)
     low = L.scalar(-math.inf, query)
+    hides = mask is not None and L.dtype(mask) == "bool"
     if op.attrs.get("causal"):
         L.need(9)
         past = L.const(np.tri(shape[-2], other[-2], dtype=bool))
-        score = L.emit("Where", [past, score, low], shape=table, dtype=dtype)
-    if mask is not None:
-        if L.dtype(mask) == "bool":
-            L.need(9)
-            score = L.emit("Where", [mask, score, low], shape=table, dtype=dtype)
+        if hides:
+            mask = L.emit("And", [mask, past], shape=L.broadcast(mask, past))
         else:
-            score = L.emit("Add", [score, L.cast(mask, dtype)], shape=table)
-    L.emit("MatMul", [L.emit("Softmax", [score], axis=rank - 1), value], outs[0])
+            score = L.emit("Where", [past, score, low], shape=table, dtype=dtype)
+    if hides:
+        L.need(9)
+        score = L.emit("Where", [mask, score, low], shape=table, dtype=dtype)
+    elif mask is not None:
+        score = L.emit("Add", [score, L.cast(mask, dtype)], shape=table)
+    weights = L.emit("Softmax", [score], axis=rank - 1)
+    if hides:  # of a row that is hidden whole, which is 0 in Attention and in torch
+        weights = L.emit("Where", [mask, weights, L.scalar(0, query)], shape=table, dtype=dtype)
+    L.emit("MatMul", [weights, value], outs[0])
 
 
 @lowers("lstm", "gru", "rnn")

@@ -33,8 +33,8 @@ def _direct(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     name, version = _DIRECT[op.kind]
     if op.kind == "bitwise_not" and L.dtype(ins[0]) == "bool":
         name, version = "Not", 7
-    L.need(version)
     attrs: dict[str, Any] = {"batch_dims": op.attrs["batch_dims"] or None} if op.kind == "gather_nd" else {}
+    L.need(12 if attrs.get("batch_dims") else version)
     L.emit(name, ins, outs[0], **attrs)
 
 
