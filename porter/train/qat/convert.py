@@ -31,6 +31,7 @@ from porter.train.qat.batch_norm import Norm, Unit
 from porter.train.qat.network import Prepared, QatNetwork, Shared
 from porter.train.qat.outputs import OutputRule, output_rules, with_outputs
 from porter.train.qat.program import Source
+from porter.train.qat.proof import require_same
 from porter.verify import Evidence, verify
 
 __all__ = ["convert"]
@@ -104,11 +105,7 @@ def convert(
 def _prove(captured: FxGraph, legal: FxGraph, examples: Sequence[Tensor]) -> Evidence:
     items = [[x.numpy() for x in examples], *random_inputs(captured.inputs, _PROOF, 0)]
     evidence = verify(captured, legal, items)
-    if not evidence.ok:
-        raise PorterError(
-            "PT733", f"the rewritten model is not the model: {evidence.worst}", captured.source,
-            "Report this model; leave the rewrite out by writing that part in another way.",
-        )  # fmt: skip
+    require_same("the rewritten model", evidence, captured.source, "PT733")
     return evidence
 
 

@@ -496,7 +496,7 @@ class QatNetwork(nn.Module):
         else:
             weight = self._constant(cast(Source, layer.weight))
             bias = None if layer.bias is None else self._constant(layer.bias)
-        if not self._quantizing:
+        if not self._quantizing or not layer.quantized:
             return weight, bias
         steps = weight_steps(weight, layer.axis, layer.dtype, scheme.rule)
         if bias is not None and layer.int32_bias:

@@ -7,7 +7,7 @@ makes, in which each quantization has a scale of its own that says whose it is (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -21,7 +21,7 @@ from porter.ops import Op, Value
 from porter.quantize.adopt import Adopted
 from porter.quantize.calibrate import Calibration
 from porter.quantize.encode import encode
-from porter.quantize.encodings import Encoding
+from porter.quantize.encodings import Encoding, Encodings, layer_paths
 from porter.quantize.insert import insert
 from porter.quantize.numerics import Dtype
 from porter.quantize.plan import Group, Plan, Site
@@ -46,6 +46,9 @@ class Layer:
         axis: of the weight's scales; None for one.
         inputs: the quantizers of its calls' inputs; the widest is the layer's.
         int32_bias: whether the bias is an integer, too.
+        quantized: False for a layer that the device computes in float, and whose batch norm trains.
+        int32_bias: whether the bias is an integer, too.
+        quantized: False for a layer that the device computes in float, and whose batch norm trains.
     """
 
     path: str
@@ -54,8 +57,9 @@ class Layer:
     unit: Unit | None
     axis: int | None
     dtype: Dtype
-    inputs: tuple[Key, ...]
-    int32_bias: bool
+    inputs: tuple[Key, ...] = ()
+    int32_bias: bool = False
+    quantized: bool = True
 
 
 class Runtime(Protocol):
@@ -341,7 +345,24 @@ def compile_program(
             encodings.operands[path] = marks.layer(path, site.width.activation)
     compiler = _Compiler(graph, cast(FxGraph, insert(graph, encodings)), plan, marks, sources, units, norms)
     program = compiler.compile()
-    layers = {}
+    layers = _layers(plan, encodings, sources, units, own)
+    for path, name in compiler.floats.items():
+        unit = units[name]
+        layers.setdefault(path, Layer(path, None, None, unit, None, "int8", quantized=False))
+    used = {step.key for step in program.steps if isinstance(step, _Fake)}
+    used |= {key for step in program.steps if isinstance(step, _FakeInput) for key in layers[step.path].inputs}
+    return Compiled(program, layers, list(marks.keys.values()), used)
+
+
+def _layers(
+    plan: Plan,
+    encodings: Encodings,
+    sources: Mapping[str, Source],
+    units: Mapping[str, Unit],
+    own: Set[str],
+) -> dict[str, Layer]:
+    """The quantized layers; those in ``own`` read their inputs in a dtype, or with a scale, of their own."""
+    layers: dict[str, Layer] = {}
     groups = plan.group_of()
     for path, calls in plan.layers.items():
         site = calls[0]
@@ -363,9 +384,7 @@ def compile_program(
             tuple(dict.fromkeys(inputs)),
             encodings.bias == "int32",
         )
-    used = {step.key for step in program.steps if isinstance(step, _Fake)}
-    used |= {key for step in program.steps if isinstance(step, _FakeInput) for key in layers[step.path].inputs}
-    return Compiled(program, layers, list(marks.keys.values()), used)
+    return layers
 
 
 def _source(value: Value, sources: Mapping[str, Source]) -> Source:
@@ -392,6 +411,15 @@ class _Compiler:
             for group in plan.groups for name in group.values if name not in group.sources
         }  # fmt: skip
         self._producers = inserted.producers()
+        #: For the path of a layer that stays in float although a batch norm was folded into it, its output.
+        self.floats: dict[str, str] = {}
+        paths = layer_paths(graph)
+        #: For a constant of a layer with a batch norm: the layer, the index of the operand, and the layer's output.
+        self._folded: dict[str, tuple[str, int, str]] = {}
+        for name in units:
+            for index, value in enumerate(self._originals[name].inputs):
+                if index in (1, 2) and value is not None:
+                    self._folded[value.name] = paths[name], index, name
         self._steps: list[_Step] = []
         self._slot: dict[fx.Node, int] = {}
         self._count = 0
@@ -446,10 +474,15 @@ class _Compiler:
         """The slot of a value; a constant is loaded now."""
         if node not in self._slot:
             slot = self._new(node)
+            folded = self._folded.get(value_name(node))
             source = self._sources.get(value_name(node))
-            if source is None:
-                source = cast(Tensor, self._inserted.attributes[str(node.target)])
-            self._steps.append(_Load(slot, source))
+            if folded is not None:
+                path, index, output = folded
+                self.floats[path] = output
+                self._steps.append(_Operand(slot, path, index))
+            else:
+                held = cast(Tensor, self._inserted.attributes[str(node.target)])
+                self._steps.append(_Load(slot, held if source is None else source))
         return self._slot[node]
 
     def _call(self, node: fx.Node) -> None:
