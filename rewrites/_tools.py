@@ -16,6 +16,7 @@ from porter.ops import Array, Op, Value
 from porter.rewrite import Builder, NotApplicable
 
 __all__ = [
+    "MOST_ELEMENTS",
     "axes_slice",
     "cast",
     "cut",
@@ -24,6 +25,7 @@ __all__ = [
     "join",
     "need",
     "need_float",
+    "need_small",
     "or_zeros",
     "per_channel",
     "scalar",
@@ -33,6 +35,10 @@ __all__ = [
     "turned",
     "view",
 ]
+
+
+#: The most elements of a constant that a rule makes much larger than what it replaces: 64 MB in float32.
+MOST_ELEMENTS = 2**24
 
 
 def need(holds: Any, reason: str) -> None:
@@ -53,6 +59,12 @@ def need_float(*values: Value) -> None:
     for value in values:
         if value.dtype is None or "float" not in value.dtype:
             raise NotApplicable(f"{value.name} is {value.dtype}, not floating point")
+
+
+def need_small(count: int, what: str) -> None:
+    """Raise :class:`NotApplicable` where a constant of ``count`` elements is above :data:`MOST_ELEMENTS`."""
+    if count > MOST_ELEMENTS:
+        raise NotApplicable(f"{what} of {count} elements is more than {MOST_ELEMENTS}")
 
 
 def data(value: Value | None, what: str) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from porter.ops import Array, Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import cut, data, dims_of, join, need, shape_of, view
+from ._tools import cut, data, dims_of, join, need, need_small, shape_of, view
 
 _CONVS = ("conv1d", "conv2d", "conv3d")
 _MOST_GROUPS = 64
@@ -69,15 +69,16 @@ def conv_dilation_to_dense(b: Builder, op: Op) -> Any:
     Example: ``y = conv2d(x, w of 3x3, dilation=(2, 2))`` -> ``y = conv2d(x, w' of 5x5, dilation=(1, 1))``.
     Bound: 4 ulp in float32 of the sum of magnitudes, for finite x (0 * inf is NaN). Costs (d k)^2 / k^2 times
     the multiplications.
-    Does not apply: when no dilation is above 1, or the weights are computed at run time.
+    Does not apply: when no dilation is above 1, to weights computed at run time, or of more than 16777216 elements
+    with the zeros.
     """
     x, weight, bias = op.inputs
     dilation = op.attrs["dilation"]
     need(any(d > 1 for d in dilation), "there is no dilation")
     old = data(weight, "weight")
-    dense = np.zeros(
-        (*old.shape[:2], *(d * (k - 1) + 1 for d, k in zip(dilation, old.shape[2:], strict=True))), old.dtype
-    )
+    shape = (*old.shape[:2], *(d * (k - 1) + 1 for d, k in zip(dilation, old.shape[2:], strict=True)))
+    need_small(prod(shape), "a weight")
+    dense = np.zeros(shape, old.dtype)
     dense[(slice(None), slice(None), *(slice(None, None, d) for d in dilation))] = old
     return b.op(op.kind, (x, b.const(dense), bias), **{**op.attrs, "dilation": (1,) * len(dilation)})
 
@@ -132,12 +133,14 @@ def conv_groups_to_dense(b: Builder, op: Op) -> Any:
     Example: ``y = conv2d(x, w of 64x1x3x3, groups=64)`` -> ``y = conv2d(x, w' of 64x64x3x3, groups=1)``.
     Bound: 4 ulp in float32 of the sum of magnitudes, for finite x (0 * inf is NaN). Costs as many times the
     weights and multiplications as there are groups.
-    Does not apply: to one group, or when the weights are computed at run time.
+    Does not apply: to one group, to weights computed at run time, or of more than 16777216 elements with the zeros.
     """
     x, weight, bias = op.inputs
     groups = op.attrs["groups"]
     need(groups > 1, "there is one group")
-    dense = b.const(_block_diagonal(data(weight, "weight"), groups))
+    old = data(weight, "weight")
+    need_small(old.size * groups, "a weight")
+    dense = b.const(_block_diagonal(old, groups))
     return b.op(op.kind, (x, dense, bias), **{**op.attrs, "groups": 1})
 
 
@@ -238,10 +241,11 @@ def unfold_to_conv(b: Builder, op: Op) -> Any:
     Example: ``y = unfold(x, kernel=(3, 3), ...)`` with 4 channels -> ``y = reshape(conv2d(x, w of 36x4x3x3),
     (N, 36, L))``.
     Bound: bit-equal for a finite x in float32 arithmetic; an infinity or NaN spreads inside its window.
-    Does not apply: when the shape is unknown.
+    Does not apply: to a weight of more than 16777216 elements.
     """
     x, a = op.operands[0], op.attrs
     c, (kh, kw) = shape_of(x)[1], a["kernel"]
+    need_small((c * kh * kw) ** 2, "a weight")
     weight = np.zeros((c, kh, kw, c, kh, kw))
     for k, i, j in np.ndindex(c, kh, kw):
         weight[k, i, j, k, i, j] = 1

@@ -12,10 +12,8 @@ import numpy as np
 from porter.ops import Array, Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import axes_slice, data, need, need_float, shape_of, spread, turned, view
+from ._tools import axes_slice, data, need, need_float, need_small, shape_of, spread, turned, view
 
-#: The most elements of a sampling matrix: 64 MB in float32.
-_MOST_ELEMENTS = 2**24
 #: Nearer to the middle of two elements than this, kernels may choose either.
 _HALF = 1e-4
 
@@ -143,10 +141,10 @@ def grid_sample_constant_to_matmul(b: Builder, op: Op) -> Any:
     need_float(x)
     n, c, *size = shape_of(x)
     count = prod(size) * prod(shape_of(grid)[1:-1])
-    need(count <= _MOST_ELEMENTS, f"a matrix of {prod(size)} x {count // prod(size)} is more than {_MOST_ELEMENTS}")
+    need_small(count, "a matrix")
     taps = _taps(op)
     batch, samples = taps[0][0].shape
-    need(batch * count <= _MOST_ELEMENTS, f"{batch} matrices of {count} elements are more than {_MOST_ELEMENTS}")
+    need_small(batch * count, "a matrix for each image")
     matrix = np.zeros((batch, prod(size), samples))
     image, column = np.meshgrid(np.arange(batch), np.arange(samples), indexing="ij")
     for index, weight in taps:

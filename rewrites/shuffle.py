@@ -10,7 +10,7 @@ import numpy as np
 from porter.ops import Op
 from porter.rewrite import Builder, rewrite
 
-from ._tools import need, need_float, shape_of, turned, view
+from ._tools import need, need_float, need_small, shape_of, turned, view
 
 
 @rewrite(removes="channel_shuffle", yields=("reshape", "permute"), claim="exact")
@@ -91,12 +91,13 @@ def pixel_unshuffle_to_conv(b: Builder, op: Op) -> Any:
     2))``.
     Bound: bit-equal for a finite x in float32 arithmetic (sums of one value and zeros); an infinity or NaN
     spreads to the other phases, and reduced-precision kernels round the input.
-    Does not apply: to integers, or to a tensor without a batch axis.
+    Does not apply: to integers, a tensor without a batch axis, or a weight of more than 16777216 elements.
     """
     x, r, mode = op.operands[0], op.attrs["factor"], op.attrs["mode"]
     need_float(x)
     need(len(shape_of(x)) == 4, f"{x.name} is not (N, C, H, W)")
     c = shape_of(x)[1]
+    need_small((c * r * r) ** 2, "a weight")
     weight = np.zeros((c * r * r, c, r, r))
     for k in range(c):
         for i in range(r):
@@ -116,13 +117,14 @@ def pixel_shuffle_to_conv_transpose(b: Builder, op: Op) -> Any:
     stride=(2, 2))``.
     Bound: bit-equal for a finite x in float32 arithmetic; an infinity or NaN spreads to the other phases, and
     reduced-precision kernels round the input.
-    Does not apply: to integers, or to a tensor without a batch axis.
+    Does not apply: to integers, a tensor without a batch axis, or a weight of more than 16777216 elements.
     """
     x, r, mode = op.operands[0], op.attrs["factor"], op.attrs["mode"]
     need_float(x)
     need(len(shape_of(x)) == 4, f"{x.name} is not (N, C, H, W)")
     deep = shape_of(x)[1]
     c = deep // (r * r)
+    need_small(deep**2, "a weight")
     weight = np.zeros((deep, c, r, r))
     for k in range(c):
         for i in range(r):

@@ -587,6 +587,15 @@ def _flip(x: Array, axes: Any) -> Array:
     return np.flip(x, axes)
 
 
+@_kind("pixel_unshuffle")
+def _pixel_unshuffle(x: Array, factor: int, mode: str) -> Array:
+    n, c, h, w = x.shape
+    r = factor
+    deep = x.reshape(n, c, h // r, r, w // r, r)
+    order = (0, 1, 3, 5, 2, 4) if mode == "CRD" else (0, 3, 5, 1, 2, 4)
+    return deep.transpose(order).reshape(n, c * r * r, h // r, w // r)
+
+
 @_kind("pixel_shuffle")
 def _pixel_shuffle(x: Array, factor: int, mode: str) -> Array:
     *lead, c, h, w = x.shape
