@@ -123,6 +123,7 @@ def rewrite(
     seed: int = 0,
     tolerance: float = 1e-4,
     explain: bool = False,
+    opset: int | None = None,
     progress: Progress | None = None,
     **loading: Any,
 ) -> Rewritten:
@@ -137,6 +138,7 @@ def rewrite(
         seed: of the random inputs.
         tolerance: the largest difference allowed, as a share of an output's range.
         explain: the report of the original says which candidates the planner considered.
+        opset: the ONNX opset of the result (default: the model's own, or the nearest that the target takes).
         progress: called with a short text at each step.
 
     Raises:
@@ -147,7 +149,7 @@ def rewrite(
 
     chosen = _target(target)
     graph = load(model, inputs, **loading)
-    new, ledger, before, after = legalize(graph, chosen, _claims(allow), apply, progress, explain=explain)
+    new, ledger, before, after = legalize(graph, chosen, _claims(allow), apply, progress, explain=explain, opset=opset)
     evidence = None
     if verify:
         evidence = _prove(graph, new, ledger, _samples(graph, data, samples, seed), tolerance, progress)
@@ -521,7 +523,8 @@ def _require_legal(graph: Graph, target: Target, verb: str) -> None:
     # Where the device's toolchain itself puts on the host what the accelerator does not take, such an op runs.
     runs = ("native", "host") if target.runtime.fallback == "host" else ("native",)
     against = list(dict.fromkeys(op.kind for op in report.ops if op.verdict not in runs))
-    against += [f"{one.message} ({one.code})" for one in report.findings if one.severity == "error" and not one.kind]
+    stops = {"error", "warning"} if report.converts else {"error"}  # a model to be converted has but a warning of it
+    against += [f"{one.message} ({one.code})" for one in report.findings if one.severity in stops and not one.kind]
     if against:
         raise PorterError(
             "PT320",

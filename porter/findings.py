@@ -161,7 +161,8 @@ class Report:
     ``ok``: every op is native and the target takes the model as a whole, so it runs as it is. ``portable``: ``porter
     rewrite`` makes it so with the claims that were allowed (every op is native, fold or rewrite). With ``own_host`` the
     target's toolchain itself puts ops on its host, and these count as legal in both. ``outlook`` sums it up, where it
-    was asked for.
+    was asked for. ``converts``: the ONNX opset that ``porter rewrite`` converts the model to, where the target does not
+    read the one that it has.
     """
 
     target: str
@@ -170,10 +171,12 @@ class Report:
     findings: tuple[Finding, ...]
     own_host: bool = False
     outlook: Outlook | None = None
+    converts: int | None = None
 
     @property
     def ok(self) -> bool:
-        return self.taken and all(op.verdict == "native" or self.runs_on_host(op) for op in self.ops)
+        taken = self.taken and self.converts is None
+        return taken and all(op.verdict == "native" or self.runs_on_host(op) for op in self.ops)
 
     @property
     def portable(self) -> bool:

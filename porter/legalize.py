@@ -9,7 +9,7 @@ patterns, and a driver that accepts a pattern only when what it yields is legal 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -50,7 +50,8 @@ def _report(graph: Graph, target: Target, planned: Sequence[Planned]) -> Report:
     )  # fmt: skip
     own_host = target.runtime.fallback == "host"
     findings = tuple(_finding(p, own_host) for p in planned if p.verdict != "native")
-    return Report(target.name, graph.source, ops, (*findings, *_of_model(graph, target)), own_host)
+    against, converts = _of_model(graph, target)
+    return Report(target.name, graph.source, ops, (*findings, *against), own_host, converts=converts)
 
 
 _MODEL_FIXES = {
@@ -60,11 +61,31 @@ _MODEL_FIXES = {
 }
 
 
-def _of_model(graph: Graph, target: Target) -> Iterator[Finding]:
-    """What the target has against the model as a whole."""
+def _of_model(graph: Graph, target: Target) -> tuple[list[Finding], int | None]:
+    """What the target has against the model as a whole, and the opset that a rewrite converts it to for that."""
+    found, converts = [], None
     for reason in target.judge_model(graph.inputs, graph.outputs, graph.opset):
         severity: Severity = "warning" if reason.certainty == "unknown" else "error"
-        yield Finding(reason.code, severity, str(reason), Origin(), _MODEL_FIXES[reason.code])
+        fix = _MODEL_FIXES[reason.code]
+        wanted = nearest_opset(graph, target) if reason.code == "PT205" else None
+        if wanted is not None:
+            made, unfit = graph.at_opset(wanted)
+            if made is None:
+                fix += f"; it cannot be converted: {unfit[0].message}"
+            else:
+                fix = f"porter rewrite converts it to opset {wanted}"
+                converts = wanted if severity == "error" else None
+                severity = "warning"
+        found.append(Finding(reason.code, severity, str(reason), Origin(), fix))
+    return found, converts
+
+
+def nearest_opset(graph: Graph, target: Target) -> int | None:
+    """The opset to convert the model to before the target takes it; None where it does already, or is not ONNX."""
+    allowed, opset = target.runtime.opset, graph.opset
+    if opset is None or not allowed or allowed[0] <= opset <= allowed[-1]:
+        return None
+    return allowed[0] if opset < allowed[0] else allowed[-1]
 
 
 _SEVERITY: dict[Verdict, Severity] = {
@@ -145,12 +166,13 @@ class LedgerEntry:
 
 @dataclass(slots=True)
 class Ledger:
-    """Everything that was done to a model, in order; how it was proved; and for how many of the ops of the result the
-    origin is known (``traced`` of ``ops``)."""
+    """Everything that was done to a model, in order; how it was proved; for how many of the ops of the result the
+    origin is known (``traced`` of ``ops``); and from which ONNX opset to which it was converted, if it was."""
 
     target: str
     model: str
     entries: list[LedgerEntry] = field(default_factory=list)
+    opset: tuple[int, int] | None = None
     proof: str = "not verified"
     ops: int = 0
     traced: int = 0
@@ -168,6 +190,7 @@ class Ledger:
             "proof": self.proof,
             "ops": self.ops,
             "traced": self.traced,
+            "opset": list(self.opset) if self.opset else None,
             "entries": [entry.to_json() for entry in self.entries],
         }
 
@@ -180,8 +203,12 @@ def legalize(
     progress: Callable[[str], None] | None = None,
     *,
     explain: bool = False,
+    opset: int | None = None,
 ) -> tuple[Graph, Ledger, Report, Report]:
     """Make ``graph`` legal for ``target``, as far as the rules go.
+
+    An ONNX model whose opset the target does not take is converted to the nearest one that it takes: up before
+    anything else, so that rules may use what is new, down at the end.
 
     Args:
         graph: the model; it is not changed.
@@ -190,12 +217,14 @@ def legalize(
         apply: optional rules to apply first wherever they fit.
         progress: called with a short text at each step.
         explain: the report before says of every op that is not legal which candidates were considered.
+        opset: the ONNX opset that the result shall have, whatever the target takes.
 
     Returns:
         The new graph, the ledger of what was done, the report before, and the report after.
 
     Raises:
-        PorterError: PT392 for a rule that does not exist, PT519 for such a claim.
+        PorterError: PT392 for a rule that does not exist, PT519 for such a claim, or for an opset that the model cannot
+            have because it is not ONNX, or porter does not write it.
     """
     allow = _claims(allow)
     say = progress or (lambda _text: None)
@@ -203,8 +232,14 @@ def legalize(
     work = graph.copy()
     ledger = Ledger(target.name, graph.source)
     before: Report | None = None
-    if optional:
+    unfit: list[Finding] = []
+    wanted = nearest_opset(graph, target) if opset is None else opset
+    if wanted is not None and (graph.opset is None or wanted > graph.opset):
         before = check(work, target, allow, explain=explain)
+        work, unfit = _converted(work, wanted, ledger, say)
+        wanted = None
+    if optional:
+        before = before or check(work, target, allow, explain=explain)
         for rule in optional:
             say(rule.name)
             _apply(work, Planner(work, target, allow, round_=0).optional(rule), ledger)
@@ -223,7 +258,10 @@ def legalize(
         rewrites = [p for p in planned if p.fragment is not None]
         tried |= {(p.op.outputs[0].name, p.op.kind, p.rules[0].name) for p in rewrites}
         if not _apply(work, rewrites, ledger):
-            break
+            if wanted is None:
+                break
+            work, unfit = _converted(work, wanted, ledger, say)
+            wanted = None
     else:
         planned = Planner(work, target, allow, _MAX_ROUNDS + 1, tried).plan()
     assert before is not None
@@ -232,7 +270,22 @@ def legalize(
     after = _report(work, target, planned)
     if any(p.fragment is not None for p in planned):
         after = replace(after, findings=(*after.findings, _no_end(ledger)))
+    if unfit and opset is not None:  # else the finding about the model's opset (PT205) says why
+        after = replace(after, findings=(*after.findings, *unfit))
     return work, ledger, before, after
+
+
+def _converted(work: Graph, opset: int, ledger: Ledger, say: Callable[[str], None]) -> tuple[Graph, list[Finding]]:
+    """The graph at another opset and the ledger saying so; the graph as it is, and why, where that cannot be."""
+    if opset == work.opset:
+        return work, []
+    say(f"converting to opset {opset}")
+    made, unfit = work.at_opset(opset)
+    if made is None:
+        return work, unfit
+    assert work.opset is not None
+    ledger.opset = (work.opset, opset)
+    return made, []
 
 
 def _no_end(ledger: Ledger) -> Finding:

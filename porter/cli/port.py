@@ -71,6 +71,9 @@ def rewrite(
         ),
     ] = None,
     explain_plan: ExplainPlan = False,
+    opset: Annotated[
+        int | None, typer.Option("--opset", help="ONNX opset of the result; default: one that the device takes.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do and prove everything, write nothing.")] = False,
     overwrite: Overwrite = False,
     run_pickled_code: RunPickled = False,
@@ -93,7 +96,7 @@ def rewrite(
     if partition or cut:
         _partition(model, chosen, input_, cut or ["auto"], output if not dry_run else None, overwrite, format_, options)
     with progress() as say:
-        made = api.rewrite(model, chosen, input_, progress=say, **options)
+        made = api.rewrite(model, chosen, input_, opset=opset, progress=say, **options)
         unequal = made.evidence is not None and not made.evidence.ok
         written = None
         if output is not None and not dry_run and not unequal:

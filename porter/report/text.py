@@ -194,8 +194,10 @@ def print_ledger(out: Console, ledger: Ledger) -> None:
         )
     if groups:
         out.print(table)
-    else:
+    elif not ledger.opset:
         out.print("nothing to do")
+    if ledger.opset:
+        out.print("converted from ONNX opset {} to {}".format(*ledger.opset))
     out.print(f"the origin of {ledger.traced} of {ledger.ops} ops is known")
 
 

@@ -462,7 +462,8 @@ def relus(opset: int, outputs: int = 1, shape: tuple[int, ...] = IMAGE) -> onnx.
 def test_model_as_a_whole(model: onnx.ModelProto, found: list[str]) -> None:
     report = porter.check(model, "x5")
     assert [finding.code for finding in report.findings] == found
-    assert report.ok is report.portable is (not found)
+    assert report.ok is (not found)
+    assert report.portable is (set(found) <= {"PT205"})  # a rewrite converts the opset
     assert all(op.verdict == N for op in report.ops)
 
 
