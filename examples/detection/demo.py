@@ -4,9 +4,9 @@
     make demo-fcos          or    python -m examples.fcos_horizon.demo
     make demo-retinanet     or    python -m examples.retinanet_horizon.demo
 
-The float stage takes the committed weights, unless ``--scratch`` trains them. Each stage is what ``porter train --stage
-...`` runs on the same configuration, the table is ``porter predict``, the comparison at the end ``porter validate``.
-A demo that was stopped goes on where it was.
+The float stage takes the committed weights where there are some, unless ``--scratch`` trains them. Each stage is what
+``porter train --stage ...`` runs on the same configuration, the table is ``porter predict``, the comparison at the end
+``porter validate``. A demo that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def run(file: Path, weights: Path, host_filter: Filter, arguments: Sequence[str]
     out, config = console(), load_config(file)
     for stage in STAGES:
         out.rule(stage)
-        if stage == "float" and not args.scratch:
+        if stage == "float" and weights.is_file() and not args.scratch:
             out.print(f"the committed weights {weights} as {give_weights(config, weights)}")
             continue
         events = Events(epoch=lambda epoch, of: print_epoch(out, epoch, of, config.monitor), note=out.print)
