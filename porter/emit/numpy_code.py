@@ -542,7 +542,7 @@ def _box(w: Writer, op: Op) -> str:
     return f"np.array({x}); {name}{box} = {w(op.inputs[1])}"
 
 
-@_writes("cat stack split chunk unbind meshgrid")
+@_writes("cat stack split chunk unbind meshgrid dynamic_split")
 def _joined(w: Writer, op: Op) -> str:
     a = op.attrs
     if op.kind in ("cat", "stack"):
@@ -551,6 +551,8 @@ def _joined(w: Writer, op: Op) -> str:
     if op.kind == "meshgrid":
         return f"np.meshgrid({', '.join(w(v) for v in op.operands)}, indexing={a['indexing']!r})"
     x, axis = w(op.inputs[0]), a["axis"]
+    if op.kind == "dynamic_split":
+        return f"np.split({x}, np.cumsum({w(op.inputs[1])})[:-1], {axis})"
     if op.kind == "unbind":
         return f"np.moveaxis({x}, {axis}, 0)"
     shapes = [out.shape for out in op.outputs]

@@ -48,17 +48,26 @@ class Cut:
         )  # fmt: skip
 
 
-def decoding(graph: Graph, followers: Collection[str] = ()) -> tuple[list[str], list[Op]]:
+def decoding(
+    graph: Graph, followers: Collection[str] = (), constant: Collection[str] = ()
+) -> tuple[list[str], list[Op]]:
     """Where the decoding starts - values made by what a product depends on, read by what no product does - and its ops.
 
     Args:
         followers: kinds that a device computes inside the product before them; they stay with it.
+        constant: first outputs of ops that will be precomputed; they do not count.
     """
     ops = graph.ops()
     readers = graph.uses()
     needed = before_products(graph)
     producers = graph.producers()
-    late = {id(op) for op in ops if op.kind not in PRODUCTS and not any(out.name in needed for out in op.outputs)}
+    late = {
+        id(op)
+        for op in ops
+        if op.kind not in PRODUCTS
+        and op.outputs[0].name not in constant
+        and not any(out.name in needed for out in op.outputs)
+    }
     for op in ops:
         source = producers.get(op.operands[0].name) if op.operands else None
         if source is None or op.kind not in followers or readers[op.operands[0].name] > 1:
@@ -68,7 +77,12 @@ def decoding(graph: Graph, followers: Collection[str] = ()) -> tuple[list[str], 
     ends: list[str] = []
     for op in ops:
         if id(op) in late:
-            ends += [v.name for v in op.operands if v.name in producers and id(producers[v.name]) not in late]
+            made = (producers.get(v.name) for v in op.operands)
+            ends += [
+                v.name
+                for v, by in zip(op.operands, made, strict=True)
+                if by is not None and id(by) not in late and by.outputs[0].name not in constant
+            ]
     ends += [v.name for v in graph.outputs if v.name in producers and id(producers[v.name]) not in late]
     return list(dict.fromkeys(ends)), [op for op in ops if id(op) in late]
 
@@ -89,7 +103,8 @@ def propose(graph: Graph, target: Target, report: Report, conflicts: Sequence[Fi
     if not conflicts and all(one.verdict in fixed for one in report.ops):
         return None
     table = target.quantization
-    ends, late = decoding(graph, table.fused_followers if table is not None else ())
+    constant = {one.op.outputs[0].name for one in report.ops if one.op is not None and one.verdict == "fold"}
+    ends, late = decoding(graph, table.fused_followers if table is not None else (), constant)
     if not late or not any(op.kind in PRODUCTS for op in graph.ops()):
         return None
     names = frozenset(op.outputs[0].name for op in late)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from porter.findings import Finding, Outlook, Report
 from porter.graph import Graph
 from porter.partition.cut import Cut, cut_at, propose
-from porter.partition.split import Split, host_crossings, plan, prove, split
+from porter.partition.split import Split, host_crossings, plan, prove, prove_parts, split
 from porter.target import Target
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Partitioned:
 
     ``rewritten`` is the whole model after its rewrites; ``split`` its segments; ``cut`` the head cut that was made
     (None: none). ``evidence`` compares the segments in a row with the original, ``numpy_evidence`` those with the
-    host's part as numpy code (None where it was not asked for, or no segment has that form).
+    host's part as numpy code (None where it was not asked for, or no segment has that form). Where the rows are not
+    equal, ``parts`` compares each segment by itself (see :func:`porter.partition.split.prove_parts`).
     """
 
     rewritten: Rewritten
@@ -38,15 +39,16 @@ class Partitioned:
     cut: Cut | None
     evidence: Evidence | None
     numpy_evidence: Evidence | None
+    parts: tuple[Evidence, ...]
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """Every segment of the accelerator is legal, and the pipeline was proved equal where a proof was asked for."""
-        proofs = (self.rewritten.evidence, self.evidence, self.numpy_evidence)
-        return all(proof is None or proof.ok for proof in proofs) and not any(
-            finding.severity == "error" for finding in self.findings
-        )
+        """Every segment of the accelerator is legal, and the pipeline was proved equal where a proof was asked for: in
+        a row, or part by part."""
+        rows = all(proof is None or proof.ok for proof in (self.evidence, self.numpy_evidence))
+        proved = rows or (bool(self.parts) and all(proof.ok for proof in self.parts))
+        return proved and not any(finding.severity == "error" for finding in self.findings)
 
     def pipeline(self) -> Pipeline:
         """The segments joined, in memory; runs on this machine."""
@@ -63,7 +65,14 @@ class Partitioned:
             entry["files"] = {kind: f"{segment.name}.{kind}"}
             if segment.numpy is not None:
                 entry["files"]["numpy"] = f"{segment.name}.py"
-        return {**made, "proof": self.rewritten.ledger.proof if self.evidence is None else _said(self.evidence)}
+        return {**made, "proof": self._proof()}
+
+    def _proof(self) -> str:
+        if self.evidence is None:
+            return "not verified"
+        if self.evidence.ok or not self.parts:
+            return _said(self.evidence)
+        return f"each segment by itself: {_said(self.parts[0])}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -75,6 +84,7 @@ class Partitioned:
             "ledger": self.rewritten.ledger.to_json(),
             "evidence": self.evidence.to_json() if self.evidence is not None else None,
             "numpy_evidence": self.numpy_evidence.to_json() if self.numpy_evidence is not None else None,
+            "parts": [proof.to_json() for proof in self.parts],
         }
 
     def save(self, out: str | Path, *, overwrite: bool = False) -> Path:
@@ -150,7 +160,8 @@ def partition(
     chosen = target if isinstance(target, Target) else Target.load(target)
     graph = load(model, inputs, **loading)
     items = list(_samples(graph, data, samples, seed)) if verify else []
-    made = rewrite(graph, chosen, allow=allow, apply=apply, verify=verify, data=items or None, samples=0,
+    # One input for the ledger's errors, all for the segments, which are what is written.
+    made = rewrite(graph, chosen, allow=allow, apply=apply, verify=verify, data=items[:1] or None, samples=0,
                    tolerance=tolerance, explain=explain, progress=progress)  # fmt: skip
     work = made.graph
     head = _head(work, chosen, made.report, cut)
@@ -166,7 +177,37 @@ def partition(
             say("proving the numpy code")
             numpy_evidence = prove(graph, parts, items, tolerance, numpy=True)
         findings += _empty(evidence)
-    return Partitioned(made, parts, head, evidence, numpy_evidence, tuple(findings))
+    single = _singly(graph, parts, items, tolerance, (evidence, numpy_evidence), say)
+    if single and all(proof.ok for proof in single):
+        findings.append(_PARTS)
+    return Partitioned(made, parts, head, evidence, numpy_evidence, single, tuple(findings))
+
+
+_PARTS = Finding(
+    "PT758", "warning", "the outputs of the segments in a row differ, and every segment by itself gives what the model "
+    "gives: a selection (a threshold, a rank, an overlap) turned a rounding into another choice",
+    fix="Prove it on real data (--data), where scores are not all alike.",
+)  # fmt: skip
+
+
+def _singly(
+    graph: Graph,
+    parts: Split,
+    items: Sequence[Sequence[Any]],
+    tolerance: float,
+    rows: Sequence[Evidence | None],
+    say: Callable[[str], None],
+) -> tuple[Evidence, ...]:
+    """The proof part by part of the forms that are not equal in a row; empty where there is none."""
+    found = []
+    for numpy, row in enumerate(rows):
+        if row is not None and not row.ok:
+            say("proving each segment by itself")
+            single = prove_parts(graph, parts, items, tolerance, numpy=bool(numpy))
+            if single is None:
+                return ()
+            found.append(single)
+    return tuple(found)
 
 
 def _head(graph: Graph, target: Target, report: Report, cut: str | Sequence[str]) -> Cut | None:

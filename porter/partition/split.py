@@ -20,12 +20,12 @@ from porter.legalize import check
 from porter.ops import Array, Op, Value
 from porter.partition.cost import Costs
 from porter.partition.cut import Cut, ops_between
-from porter.partition.run_pipeline import Pipeline
+from porter.partition.run_pipeline import Pipeline, Runner
 from porter.partition.segments import Crossing, Device, Island, Link, Task, crossings, divide
 from porter.target import Target
 from porter.verify import Evidence, TensorError
 
-__all__ = ["Segment", "Split", "host_crossings", "plan", "prove", "split"]
+__all__ = ["Segment", "Split", "host_crossings", "plan", "prove", "prove_parts", "split"]
 
 SCHEMA_VERSION = "1.0"
 #: Nothing comes home over it.
@@ -107,11 +107,14 @@ class Split:
         Args:
             numpy: host segments that have a numpy form run as that.
         """
-        runners = {
+        return Pipeline(self.manifest("", ""), self.runners(numpy))
+
+    def runners(self, numpy: bool = False) -> dict[str, Runner]:
+        """What runs each segment on this machine, by its name."""
+        return {
             segment.name: _numpy_runner(segment) if numpy and segment.numpy else partial(_graph_runner, segment.graph)
             for segment in self.segments
         }
-        return Pipeline(self.manifest("", ""), runners)
 
 
 def _graph_runner(graph: Graph, _segment: Mapping[str, Any], feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -119,7 +122,7 @@ def _graph_runner(graph: Graph, _segment: Mapping[str, Any], feeds: Mapping[str,
     return dict(zip(names, graph.run(list(feeds.values())), strict=True))
 
 
-def _numpy_runner(segment: Segment) -> Callable[[Mapping[str, Any], Mapping[str, Array]], dict[str, Array]]:
+def _numpy_runner(segment: Segment) -> Runner:
     from porter.emit.numpy_code import load
 
     assert segment.numpy is not None
@@ -314,12 +317,46 @@ def prove(
     names = [v.name for v in made.outputs]
     for item in inputs:
         evidence.inputs += 1
-        feeds = dict(zip((v.name for v in whole.inputs), item, strict=True))
-        got = pipeline.run(feeds)
+        got = pipeline.run(dict(zip((v.name for v in whole.inputs), item, strict=True)))
         for error, name, want in zip(evidence.outputs, names, whole.run(item), strict=True):
-            try:
-                error.add(want, got[name])
-            except ValueError:  # another number of detections
-                error.equal = False
-                error.mismatched += max(want.size, np.asarray(got[name]).size, 1)
+            _add(error, want, got[name])
     return evidence
+
+
+def prove_parts(
+    whole: Graph, made: Split, inputs: Iterable[Sequence[Array]], tolerance: float, *, numpy: bool = False
+) -> Evidence | None:
+    """Each segment by itself: given the original's own tensors, it makes the original's own tensors.
+
+    What selects by thresholds and ranks can turn a rounding into another selection, so that equal parts in a row need
+    not give equal outputs. The arguments are those of :func:`prove`.
+
+    Returns:
+        The comparison of every tensor that a segment gives; None where one of them is not in the original.
+    """
+    known = {v.name for op in whole.ops() for v in op.outputs} | {v.name for v in whole.inputs}
+    ends = {v.name: v for segment in made.segments for v in (*segment.graph.inputs, *segment.graph.outputs)}
+    if not known.issuperset(ends):
+        return None
+    evidence = Evidence([], tolerance=tolerance)
+    errors: dict[str, TensorError] = {}
+    runners = made.runners(numpy)
+    for item in inputs:
+        evidence.inputs += 1
+        values = dict(zip((v.name for v in whole.inputs), item, strict=True))
+        taps = [name for name in ends if name not in values]
+        values.update(zip(taps, whole.run(item, taps)[len(whole.outputs) :], strict=True))
+        for segment in made.segments:
+            got = runners[segment.name]({}, {v.name: values[v.name] for v in segment.graph.inputs})
+            for name, array in got.items():
+                _add(errors.setdefault(name, TensorError(name)), values[name], array)
+    evidence.outputs.extend(errors.values())
+    return evidence
+
+
+def _add(error: TensorError, want: Array, got: Array) -> None:
+    try:
+        error.add(want, got)
+    except ValueError:  # another number of detections
+        error.equal = False
+        error.mismatched += max(want.size, np.asarray(got).size, 1)

@@ -47,5 +47,8 @@ def print_partitioned(out: Console, made: Partitioned) -> None:
         if evidence is not None:
             out.print(f"\n[bold]{title}[/]")
             print_evidence(out, evidence)
-            if not evidence.ok:
-                out.print("[red]PT757[/]: the segments do not compute what the model does; `porter explain PT757`")
+    for evidence in made.parts:
+        out.print("\n[bold]each segment by itself[/]")
+        print_evidence(out, evidence)
+    if not made.ok and any(proof is not None and not proof.ok for proof in (made.evidence, made.numpy_evidence)):
+        out.print("[red]PT757[/]: the segments do not compute what the model does; `porter explain PT757`")
