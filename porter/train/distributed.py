@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from porter.errors import PorterError
 
-__all__ = ["Processes", "SyncBatchNorm", "processes", "with_sync_batch_norm"]
+__all__ = ["Processes", "SyncBatchNorm", "processes", "sync_batch_norm", "with_sync_batch_norm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +94,48 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training or not torch.distributed.is_initialized():
             return super().forward(input)
         self._check_input_dim(input)
-        dims = [0, *range(2, input.ndim)]
-        shape = [1, -1, *([1] * (input.ndim - 2))]
-        local = torch.full((1,), input.numel() / input.shape[1], dtype=input.dtype, device=input.device)
-        total = _all_sum(torch.cat([input.sum(dims), local]))
-        count = total[-1].detach()
-        mean = total[:-1] / count
-        centred = input - mean.reshape(shape)
-        # The squares of what is centred: the difference of two large sums would lose the small variances.
-        variance = _all_sum(centred.square().sum(dims)) / count
-        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
-            assert self.num_batches_tracked is not None
+        share = self.momentum
+        if self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
-            share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.detach(), share)
-                self.running_var.lerp_(variance.detach() * (count / (count - 1).clamp_min(1)), share)
-        normal = centred * (variance.reshape(shape) + self.eps).rsqrt()
-        if self.weight is None:
-            return normal
-        return normal * self.weight.reshape(shape) + self.bias.reshape(shape)
+            share = 1.0 / float(self.num_batches_tracked) if share is None else share
+        return sync_batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            0.0 if share is None else share,
+            self.eps,
+        )
+
+
+def sync_batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """``torch.nn.functional.batch_norm`` in training, by mean and variance over the batches of all processes."""
+    dims = [0, *range(2, x.ndim)]
+    shape = [1, -1, *([1] * (x.ndim - 2))]
+    local = torch.full((1,), x.numel() / x.shape[1], dtype=x.dtype, device=x.device)
+    total = _all_sum(torch.cat([x.sum(dims), local]))
+    count = total[-1].detach()
+    mean = total[:-1] / count
+    centred = x - mean.reshape(shape)
+    # The squares of what is centred: the difference of two large sums would lose the small variances.
+    variance = _all_sum(centred.square().sum(dims)) / count
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean.detach(), momentum)
+            running_var.lerp_(variance.detach() * (count / (count - 1).clamp_min(1)), momentum)
+    normal = centred * (variance.reshape(shape) + eps).rsqrt()
+    if weight is not None:
+        normal = normal * weight.reshape(shape)
+    return normal if bias is None else normal + bias.reshape(shape)
 
 
 class _AllSum(torch.autograd.Function):

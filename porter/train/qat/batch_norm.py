@@ -19,7 +19,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Norm", "Unit", "fold", "normalize", "normalized", "scaled_weight"]
+from porter.train.distributed import sync_batch_norm
+
+__all__ = ["Norm", "Unit", "fold", "normalize", "normalized", "safe_factor", "scaled_weight"]
 
 #: A channel whose batch norm multiplies by less than this is not scaled back by it.
 _LEAST = 1e-12
@@ -74,13 +76,24 @@ def fold(unit: Unit, state: State) -> tuple[Tensor, Tensor]:
     return (weight.double() * _rows(unit, weight, factor)).to(weight.dtype), shift.to(weight.dtype)
 
 
-def scaled_weight(unit: Unit, state: State) -> Tensor:
-    """The folded weight, whose gradient goes to the layer's own weight only."""
+def scaled_weight(unit: Unit, state: State, factor: Tensor) -> Tensor:
+    """The folded weight, whose gradient goes to the layer's own weight only.
+
+    Args:
+        factor: :func:`safe_factor` of now.
+    """
     weight = state(unit.weight)
     with torch.no_grad():
-        rows = _rows(unit, weight, _factor(unit.norm, state))
+        rows = _rows(unit, weight, factor)
         folded = (weight.double() * rows).to(weight.dtype)
     return cast(Tensor, _Scaled.apply(weight, folded, rows.to(weight.dtype)))  # type: ignore[no-untyped-call]
+
+
+def safe_factor(norm: Norm, state: State) -> Tensor:
+    """What the batch norm multiplies by now, as a constant that can be divided by; one number a channel, float64."""
+    with torch.no_grad():
+        factor = _factor(norm, state)
+        return torch.where(factor.abs() < _LEAST, torch.full_like(factor, _LEAST), factor)
 
 
 def _rows(unit: Unit, weight: Tensor, factor: Tensor) -> Tensor:
@@ -105,19 +118,16 @@ class _Scaled(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None, None
 
 
-def normalized(unit: Unit, state: State, y: Tensor, sync: bool) -> Tensor:
+def normalized(unit: Unit, state: State, y: Tensor, factor: Tensor, sync: bool) -> Tensor:
     """The batch norm of the batch on what the layer gives.
 
     Args:
         y: the layer's result with :func:`scaled_weight` and no bias; it is overwritten.
+        factor: that of the weight.
         sync: by the batches of all processes together.
     """
-    norm = unit.norm
-    with torch.no_grad():
-        factor = _factor(norm, state)
-        factor = torch.where(factor.abs() < _LEAST, torch.full_like(factor, _LEAST), factor).to(y.dtype)
-    y = y.div_(_channels(factor, y, unit.kind))
-    return normalize(norm, state, y, sync, None if unit.bias is None else state(unit.bias))
+    y = y.div_(_channels(factor.to(y.dtype), y, unit.kind))
+    return normalize(unit.norm, state, y, sync, None if unit.bias is None else state(unit.bias))
 
 
 def _channels(vector: Tensor, y: Tensor, kind: str) -> Tensor:
@@ -150,48 +160,8 @@ def normalize(norm: Norm, state: State, y: Tensor, sync: bool, offset: Tensor | 
     if not sync or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         made = functional.batch_norm(y, moved, var, weight, bias, True, share, norm.eps)
     else:
-        made = _together(y, (moved, var), weight, bias, share, norm.eps)
+        made = sync_batch_norm(y, moved, var, weight, bias, share, norm.eps)
     if offset is not None:
         with torch.no_grad():
             mean.copy_(moved + offset)
     return made
-
-
-def _together(
-    y: Tensor, running: tuple[Tensor, Tensor], weight: Tensor | None, bias: Tensor | None, momentum: float, eps: float
-) -> Tensor:
-    axes = [axis for axis in range(y.ndim) if axis != 1]
-    count = torch.tensor([float(y.numel() // y.shape[1])], dtype=torch.float64, device=y.device)
-    sums = torch.cat([y.sum(axes, dtype=torch.float64), (y.double() ** 2).sum(axes), count])
-    reduce: Any = _AllReduce.apply
-    total = cast(Tensor, reduce(sums))
-    number, channels = total[-1], y.shape[1]
-    mean = total[:channels] / number
-    var = (total[channels:-1] / number - mean**2).clamp_min(0.0)
-    with torch.no_grad():
-        running[0].lerp_(mean.to(running[0].dtype), momentum)
-        running[1].lerp_((var * number / (number - 1).clamp_min(1.0)).to(running[1].dtype), momentum)
-    shape = [-1 if axis == 1 else 1 for axis in range(y.ndim)]
-    scale = torch.rsqrt(var + eps)
-    if weight is not None:
-        scale = scale * weight.double()
-    shift = -mean * scale
-    if bias is not None:
-        shift = shift + bias.double()
-    return y * scale.to(y.dtype).reshape(shape) + shift.to(y.dtype).reshape(shape)
-
-
-class _AllReduce(torch.autograd.Function):
-    """The sum over all processes; its gradient is the sum of all processes' gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.contiguous().clone()
-        dist.all_reduce(total)
-        return total

@@ -38,8 +38,6 @@ __all__ = ["convert"]
 
 Mode = Literal["fuse_bn", "with_bn"]
 _FOLD = "fold_batch_norm"
-#: The constants of a matrix product, which no module has.
-_PRODUCT = ((1, "weight"), (2, "bias"))
 #: Random inputs on which the legal graph is proved, beside the example.
 _PROOF = 2
 
@@ -139,7 +137,7 @@ class _Preparer:
             self._require_legal(after)
             findings += [found for found in after.findings if found.severity != "error"]
         graph = _shared_constants(cast(FxGraph, legal))
-        made = _name_constants(graph, self.module)
+        trains = _name_constants(graph, self.module)
         rules = output_rules(self.outputs, [value.name for value in graph.outputs])
         planned, leaves = self.plan(graph, rules, findings)
         folded = _folded(captured, graph)
@@ -148,9 +146,20 @@ class _Preparer:
             op.outputs[0].name: _norm(op, self.module)
             for op in graph.ops() if op.kind == "batch_norm" and all(v.is_const for v in op.operands[1:])
         }  # fmt: skip
-        sources = _sources(graph, self.module, units)
+        sources = _sources(graph, self.module, units, trains)
         findings += _absorbed(captured, graph, folded, units if self.mode == "with_bn" else None, self.module)
-        return Prepared(graph, planned, rules, leaves, sources, units, norms, made, ledger, findings)
+        return Prepared(
+            graph,
+            planned,
+            rules,
+            leaves,
+            sources,
+            units,
+            norms,
+            frozenset(trains.values()) & trains.keys(),
+            ledger,
+            findings,
+        )
 
     def plan(
         self, graph: Graph, rules: Mapping[str, OutputRule], findings: list[Finding]
@@ -286,53 +295,63 @@ def _state_names(module: nn.Module) -> set[str]:
     return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
 
 
-def _name_constants(graph: FxGraph, module: nn.Module) -> frozenset[str]:
-    """Give what rewrites made of a layer's tensors the layer's names ("head.cls.0.weight"), which are given back: the
-    names under which it trains, and by which every file that is written from the graph knows the layer."""
+def _name_constants(graph: FxGraph, module: nn.Module) -> dict[str, str]:
+    """Give the tensors of each layer the layer's names ("head.cls.0.weight"), by which every file that is written from
+    the graph knows the layer again.
+
+    Two layers of one weight (a module that is called twice, of which a rewrite changed one call) get a constant each.
+    Returns, for each constant that was not of the module by that name, the name under which it trains.
+    """
     state, paths = _state_names(module), layer_paths(graph)
-    taken = {v.name for op in graph.ops() for v in op.operands if v.is_const and v.name in state}
-    renamed: dict[str, str] = {}
+    nodes = {value_name(node): node for node in graph.graph.nodes if node.op == "get_attr"}
+    trains: dict[str, str] = {}
+    now: dict[str, str] = {}  # the new name of a constant, by the old one
     for op in graph.ops():
         path = paths.get(op.outputs[0].name)
-        for index, key in PARAMETERS.get(op.kind, _PRODUCT) if path is not None else ():
+        if path is not None and op.kind not in PARAMETERS:  # a matrix product goes by its own name
+            made = [v.name for v in op.inputs[1:] if v is not None and v.is_const and v.name not in state]
+            trains.update(zip(made, made, strict=True))
+        for index, key in PARAMETERS.get(op.kind, ()) if path is not None else ():
             value = op.inputs[index] if index < len(op.inputs) else None
-            if value is None or value.name in taken or value.name in renamed or value.dtype != "float32":
-                continue
             name = f"{path}.{key}"
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            renamed[value.name] = name
-    for node in graph.graph.nodes:
-        old = value_name(node)
-        if node.op == "get_attr" and old in renamed:
-            graph.attributes[renamed[old]] = graph.attributes.pop(str(node.target))
-            node.target = renamed[old]
-            node.meta.pop("porter_value", None)
+            if value is None or value.dtype != "float32" or now.get(value.name, value.name) == name:
+                continue
+            old = nodes[value.name]
+            if value.name in state or value.name in now:  # another layer has it
+                if old not in op.node.all_input_nodes:
+                    continue
+                with graph.graph.inserting_before(old):
+                    new = graph.graph.get_attr(name)
+                new.meta = dict(old.meta)
+                op.node.replace_input_with(old, new)
+                graph.attributes[name] = graph.attributes[str(old.target)]
+                first = now.get(value.name, value.name)
+                trains[name] = trains.get(first, first)
+            else:
+                graph.attributes[name] = graph.attributes.pop(str(old.target))
+                old.target = name
+                old.meta.pop("porter_value", None)
+                now[value.name] = trains[name] = name
     graph.replace([])
-    return frozenset(renamed.values())
+    return trains
 
 
-def _sources(graph: Graph, module: nn.Module, units: Mapping[str, Unit]) -> dict[str, Source]:
+def _sources(
+    graph: Graph, module: nn.Module, units: Mapping[str, Unit], trains: Mapping[str, str]
+) -> dict[str, Source]:
     """Where the constants of the legal graph come from: names of the network's state, or themselves.
 
     Tensors of the module keep their names. What a rewrite made of a layer's tensors trains under the layer's path; what
     else it made stays as it is.
     """
-    state, paths = _state_names(module), layer_paths(graph)
+    state = _state_names(module)
     found: dict[str, Source] = {}
     for op in graph.ops():
-        name = op.outputs[0].name
-        if name in units:
-            continue
-        indices = [index for index, _ in PARAMETERS.get(op.kind, _PRODUCT)] if name in paths else []
-        for index, value in enumerate(op.inputs):
-            if value is None or not value.is_const:
+        for value in op.operands if op.outputs[0].name not in units else op.operands[:1]:
+            if not value.is_const or value.name in found:
                 continue
-            if value.name in state or (index in indices and value.dtype == "float32"):
-                found[value.name] = value.name
-            else:
-                found.setdefault(value.name, torch.from_numpy(value.numpy().copy()))
+            name = trains.get(value.name) or (value.name if value.name in state else None)
+            found[value.name] = torch.from_numpy(value.numpy().copy()) if name is None else name
     return found
 
 

@@ -30,7 +30,7 @@ from porter.quantize.observers import NotFiniteError, Observer, make_observer
 from porter.quantize.plan import Group, Plan, Site
 from porter.quantize.scheme import PRODUCTS, Scheme
 from porter.target import Target
-from porter.train.qat.batch_norm import Norm, Unit, fold, scaled_weight
+from porter.train.qat.batch_norm import Norm, Unit, fold, safe_factor, scaled_weight
 from porter.train.qat.fake_quant import Quantizer, fake_bias, fake_weight, roomy, weight_steps
 from porter.train.qat.outputs import OutputRule
 from porter.train.qat.program import Compiled, Key, Program, Source, compile_program
@@ -121,7 +121,8 @@ class QatNetwork(nn.Module):
         self._sync_norms = False
         self._ready = False
         self._samples = 0
-        self._cache: dict[str, tuple[Tensor, Tensor | None]] | None = None
+        self._cache: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._factors: dict[Unit, Tensor] = {}
         self._observers: dict[str, Observer] = {}
         self._places: dict[str, tuple[nn.Module, str]] = {}
         for name, held in initial.items():
@@ -302,11 +303,11 @@ class QatNetwork(nn.Module):
     def _run(
         self, program: Program, inputs: Sequence[Tensor], look: Callable[[int, Any], None] | None = None
     ) -> tuple[Tensor, ...]:
-        self._cache = {}
         try:
             return program.run(self, inputs, look)
         finally:
-            self._cache = None
+            self._cache.clear()
+            self._factors.clear()
 
     def _require_scales(self) -> None:
         for name, quantizer in zip(self._quantizers.values(), self._by_key().values(), strict=True):
@@ -479,9 +480,15 @@ class QatNetwork(nn.Module):
         widest = int(torch.stack([quantizer.bound() for quantizer in found]).argmax())
         return found[widest], torch.stack([quantizer.step() for quantizer in found])[widest]
 
+    def factor(self, unit: Unit) -> Tensor:
+        """What the batch norm of a unit multiplied by when the forward came to it first: a layer that is called twice
+        has one weight, although its batch norm moves on."""
+        if unit not in self._factors:
+            self._factors[unit] = safe_factor(unit.norm, self.state)
+        return self._factors[unit]
+
     def operands(self, path: str) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a quantized layer, as its integers hold them (floats while nothing is quantized)."""
-        assert self._cache is not None
         if path not in self._cache:
             self._cache[path] = self._make_operands(path)
         return self._cache[path]
@@ -490,7 +497,7 @@ class QatNetwork(nn.Module):
         layer, scheme = self._layers[path], self.scheme
         bias: Tensor | None = None
         if layer.unit is not None and self.live:  # the batch norm comes after it, and no bias
-            weight = scaled_weight(layer.unit, self.state)
+            weight = scaled_weight(layer.unit, self.state, self.factor(layer.unit))
         elif layer.unit is not None:
             weight, bias = fold(layer.unit, self.state)
         else:

@@ -74,6 +74,9 @@ class Runtime(Protocol):
     def fake_input(self, path: str, x: Tensor) -> Tensor:
         """The tensor through the widest quantizer of a layer's inputs."""
 
+    def factor(self, unit: Unit) -> Tensor:
+        """What the batch norm of a unit multiplied by when the forward came to it first."""
+
     def operands(self, path: str) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a quantized layer, as its integers hold them."""
 
@@ -190,7 +193,7 @@ class _UnitCall(_Call):
         if network.live:
             args[2] = None
             y = self.target(*args, **self.kwargs)
-            env[self.out] = normalized(self.unit, network.state, y, network.sync)
+            env[self.out] = normalized(self.unit, network.state, y, network.factor(self.unit), network.sync)
         else:
             env[self.out] = self.target(*args, **self.kwargs)
 
@@ -467,7 +470,8 @@ class _Compiler:
         if name in self._known:
             self._values.setdefault(name, slot)
         origin = node.meta.get("porter_origin")
-        self._labels[slot] = f"{name} ({origin})" if origin is not None and origin.known else name
+        where = origin is not None and (origin.file is not None or origin.module is not None)
+        self._labels[slot] = f"{name} ({origin})" if where else name
         return slot
 
     def _read(self, node: fx.Node) -> int:

@@ -20,7 +20,8 @@ _ROUNDING = 1e-5
 #: Kinds that every framework computes alike in float32: one rounding for each element, or none.
 _ALIKE = frozenset({
     "add", "sub", "mul", "div", "relu", "relu6", "clamp", "maximum", "minimum", "neg", "abs", "cat", "stack",
-    "identity", "reshape", "flatten", "squeeze", "unsqueeze", "permute", "slice", "select", "split", "chunk", "unbind", "expand",
+    "identity", "reshape", "flatten", "squeeze", "unsqueeze", "permute", "slice", "select", "split", "chunk", "unbind",
+    "expand",
     "repeat", "pad", "take", "index_select", "gather", "max_pool1d", "max_pool2d", "max_pool3d", "pixel_shuffle",
     "pixel_unshuffle", "quantize", "dequantize",
 })  # fmt: skip
