@@ -498,6 +498,11 @@ def _topk(x: Array, k: int, axis: int, largest: bool, sorted: bool) -> list[Arra
     return [np.take_along_axis(x, index, axis), index]
 
 
+@_kind("sort")
+def _sort(x: Array, axis: int, descending: bool) -> list[Array]:
+    return _topk(x, x.shape[axis], axis, descending, True)
+
+
 @_kind("reshape")
 def _reshape(x: Array, shape: Any) -> Array:
     return x.reshape(shape)
