@@ -3,27 +3,13 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 from porter.ops import Op
 from porter.rewrite import Builder, rewrite
 
-from ._tools import need, shape_of, turned, view
-
-
-def _merged(shape: tuple[int, ...], dims: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """The same permutation without axes of extent 1 and with axes that stay neighbours joined: shape, dims."""
-    dims = tuple(d for d in dims if shape[d] != 1)
-    runs: list[list[int]] = []
-    for d in dims:
-        between = runs and all(shape[m] == 1 for m in range(runs[-1][-1] + 1, d)) and runs[-1][-1] < d
-        if between:
-            runs[-1].append(d)
-        else:
-            runs.append([d])
-    order = sorted(range(len(runs)), key=lambda i: runs[i][0])
-    return [prod(shape[d] for d in runs[i]) for i in order], [order.index(i) for i in range(len(runs))]
+from ._rank import permuted
+from ._tools import need, shape_of, view
 
 
 @rewrite(removes="permute", yields="reshape", claim="exact")
@@ -57,17 +43,4 @@ def permute_to_rank4(b: Builder, op: Op) -> Any:
     shape = shape_of(x)
     need(len(shape) > 4, f"{len(shape)} axes are not more than 4")
     need(0 not in shape, "the tensor is empty")
-    extents, dims = _merged(shape, tuple(op.attrs["dims"]))
-    if len(dims) <= 4:
-        x = turned(b, view(b, x, extents), dims) if len(dims) > 1 else x
-        return view(b, x, shape_of(op.outputs[0]))
-    order = list(range(len(dims)))
-    for place, wanted in enumerate(dims):
-        at = order.index(wanted)
-        if at == place:
-            continue
-        sizes = [extents[i] for i in order]
-        blocks = (prod(sizes[:place]), prod(sizes[place:at]), sizes[at], prod(sizes[at + 1 :]))
-        x = turned(b, view(b, x, blocks), (0, 2, 1, 3))
-        order.insert(place, order.pop(at))
-    return view(b, x, shape_of(op.outputs[0]))
+    return view(b, permuted(b, x, shape, tuple(op.attrs["dims"])), shape_of(op.outputs[0]))

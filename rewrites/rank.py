@@ -10,26 +10,17 @@ from typing import Any
 from porter.ops import KINDS, Op
 from porter.rewrite import Builder, rewrite
 
+from ._rank import elementwise, reduction
 from ._tools import need, shape_of, view
 
 _UNARY = tuple(k for k, d in KINDS.items() if d.inputs == "x" and d.doc.startswith("element by element, as torch"))
 _UNARY_ATTRS = ("leaky_relu", "elu", "celu", "hardsigmoid", "gelu", "softplus", "threshold", "clamp", "cast")
 _BINARY = tuple(k for k, d in KINDS.items() if d.inputs == "x y" and d.doc.startswith("element by element"))
-_ELEMENTWISE = (*_UNARY, *_UNARY_ATTRS, *_BINARY, "where")
+#: Every kind that works element by element.
+ELEMENTWISE = (*_UNARY, *_UNARY_ATTRS, *_BINARY, "where")
 
 
-def _runs(patterns: Sequence[tuple[bool, ...]]) -> list[list[int]]:
-    """Neighbouring axes in which the same operands broadcast, together."""
-    runs: list[list[int]] = []
-    for axis, pattern in enumerate(patterns):
-        if runs and patterns[runs[-1][-1]] == pattern:
-            runs[-1].append(axis)
-        else:
-            runs.append([axis])
-    return runs
-
-
-@rewrite(removes=_ELEMENTWISE, yields=("reshape", *_ELEMENTWISE), claim="exact")
+@rewrite(removes=ELEMENTWISE, yields=("reshape", *ELEMENTWISE), claim="exact")
 def elementwise_to_rank4(b: Builder, op: Op) -> Any:
     """An element by element op on five or more axes becomes the same op on at most four.
 
@@ -42,21 +33,10 @@ def elementwise_to_rank4(b: Builder, op: Op) -> Any:
     out = shape_of(op.outputs[0])
     rank = len(out)
     need(rank > 4, f"{rank} axes are not more than 4")
-    padded = [(1,) * (rank - len(shape_of(v))) + shape_of(v) for v in op.operands]
-    patterns = [tuple(s[d] == out[d] for s in padded) for d in range(rank)]
-    # An axis of extent 1 broadcasts in no operand: it goes with either neighbour.
-    runs = _runs([p if out[d] != 1 else patterns[d - 1] if d else p for d, p in enumerate(patterns)])
-    if len(runs) < 4 and len(runs[0]) > 1:
-        runs[:1] = [runs[0][:1], runs[0][1:]]
-    need(len(runs) <= 4, f"broadcasting leaves {len(runs)} axes")
-    merged = [
-        view(b, v, tuple(prod(s[d] for d in run) for run in runs)) if shape_of(v) else v
-        for v, s in zip(op.operands, padded, strict=True)
-    ]
-    return view(b, b.op(op.kind, merged, **op.attrs)[0], out)
+    return view(b, elementwise(b, op, op.operands), out)
 
 
-@rewrite(removes=_ELEMENTWISE, yields=("reshape", *_ELEMENTWISE), claim="exact")
+@rewrite(removes=ELEMENTWISE, yields=("reshape", *ELEMENTWISE), claim="exact")
 def elementwise_vector_to_matrix(b: Builder, op: Op) -> Any:
     """An element by element op on a vector (or a scalar) becomes the same op on a matrix of one row.
 
@@ -120,12 +100,7 @@ def reduction_to_rank4(b: Builder, op: Op) -> Any:
     extremes.
     Does not apply: to four axes or fewer, where more than four are left, or to sums of integers.
     """
-    x, axes = op.operands[0], op.attrs["axes"]
-    shape = shape_of(x)
-    need(len(shape) > 4, f"{len(shape)} axes are not more than 4")
-    need(op.outputs[0].dtype in (x.dtype, "bool"), f"{op.kind} of {x.dtype} changes the dtype")
-    runs = _runs([(d in axes,) for d in range(len(shape))])
-    need(len(runs) <= 4, f"the reduced axes leave {len(runs)} axes")
-    flat = view(b, x, tuple(prod(shape[d] for d in run) for run in runs))
-    at = tuple(i for i, run in enumerate(runs) if run[0] in axes)
-    return view(b, b.op(op.kind, (flat,), axes=at, keepdim=False)[0], shape_of(op.outputs[0]))
+    x = op.operands[0]
+    rank = len(shape_of(x))
+    need(rank > 4, f"{rank} axes are not more than 4")
+    return view(b, reduction(b, op, x), shape_of(op.outputs[0]))
