@@ -148,9 +148,10 @@ def topk_to_sort(b: Builder, op: Op) -> Any:
     Example: ``v, i = topk(x, k=5, axis=1)`` -> ``w, j = sort(x, axis=1, descending=True); v = slice(w, 0:5); i =
     slice(j, 0:5)``.
     Bound: values bit-equal; of equal elements the first in x comes first, where another kernel may choose.
-    Does not apply: never.
+    Does not apply: to a k of 1 (topk_to_max_dim).
     """
     a = op.attrs
+    need(a["k"] > 1, "k is 1")
     found = b.sort(op.operands[0], axis=a["axis"], descending=a["largest"])
     return [
         or_zeros(b, out, lambda value=value: cut(b, value, a["axis"], 0, a["k"]))  # type: ignore[misc]
