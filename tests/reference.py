@@ -582,6 +582,47 @@ def _take(x: Array, index: Array, axis: int) -> Array:
     return np.take(x, index, axis)
 
 
+@_kind("index_select")
+def _index_select(x: Array, index: Array, axis: int) -> Array:
+    return np.take(x, index, axis)
+
+
+@_kind("trunc_divide")
+def _trunc_divide(x: Array, y: Array) -> Array:
+    return (np.abs(x) // np.abs(y)) * (np.sign(x) * np.sign(y))
+
+
+@_kind("squeeze")
+def _squeeze(x: Array, axes: Any) -> Array:
+    return np.squeeze(x, tuple(axes))
+
+
+@_kind("unsqueeze")
+def _unsqueeze(x: Array, axes: Any) -> Array:
+    return np.expand_dims(x, tuple(axes))
+
+
+@_kind("stack")
+def _stack(*xs: Array, axis: int) -> Array:
+    return np.stack(xs, axis)
+
+
+@_kind("unbind")
+def _unbind(x: Array, axis: int) -> list[Array]:
+    return list(np.moveaxis(x, axis, 0))
+
+
+@_kind("chunk")
+def _chunk(x: Array, chunks: int, axis: int) -> list[Array]:
+    each = -(-x.shape[axis] // chunks)
+    return np.split(x, range(each, x.shape[axis], each), axis)
+
+
+@_kind("roll")
+def _roll(x: Array, shifts: Any, axes: Any) -> Array:
+    return np.roll(x, tuple(shifts), tuple(axes))
+
+
 @_kind("embedding")
 def _embedding(weight: Array, index: Array) -> Array:
     return weight[index]

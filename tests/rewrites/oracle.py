@@ -47,6 +47,7 @@ _TABLE.update({name: getattr(F, name) for name in _FUNCTIONAL.split()})
 _TABLE.update({name: getattr(torch, name) for name in _PLAIN.split()})
 _TABLE["identity"] = lambda x: x
 _TABLE["div"] = torch.true_divide
+_TABLE["trunc_divide"] = lambda x, y: torch.div(x, y, rounding_mode="trunc")
 _TABLE["leaky_relu"] = lambda x, negative_slope: F.leaky_relu(x, negative_slope)
 _TABLE["prelu"] = F.prelu
 _TABLE["elu"] = lambda x, alpha: F.elu(x, alpha)
