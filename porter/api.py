@@ -146,6 +146,7 @@ def rewrite(
     """
     from porter.legalize import legalize
     from porter.loading import load
+    from porter.partition.make import outlook
 
     chosen = _target(target)
     graph = load(model, inputs, **loading)
@@ -153,7 +154,8 @@ def rewrite(
     evidence = None
     if verify:
         evidence = _prove(graph, new, ledger, _samples(graph, data, samples, seed), tolerance, progress)
-    return Rewritten(new, ledger, evidence, after, before)
+    said, _ = outlook(new, chosen, after, rewritten=True)
+    return Rewritten(new, ledger, evidence, replace(after, outlook=said), before)
 
 
 def _prove(
@@ -357,6 +359,7 @@ def emit(
     quantized: Sequence[Quantized] = (),
     rewritten: Rewritten | None = None,
     data: Any = None,
+    build: bool = False,
     overwrite: bool = False,
     force: bool = False,
     **loading: Any,
@@ -368,12 +371,15 @@ def emit(
         out: the folder to make.
         quantized: quantized versions of the model (int16, int8) whose weights go into the bundle.
         rewritten: where the model comes from, for the manifest's ledger and numbers.
-        data: golden inputs, as :func:`porter.data.open_data` takes them; random ones otherwise.
+        data: golden inputs, as :func:`porter.data.open_data` takes them; random ones otherwise. A vendor's compiler
+            calibrates on them too.
+        build: run the vendor's compiler on what was written; what it makes goes into the bundle.
         overwrite: replace ``out`` if it exists.
         force: emit although the target does not run every op.
 
     Raises:
-        PorterError: PT320 when the model is not legal for the target; PT510 to PT512 when it cannot be written.
+        PorterError: PT320 when the model is not legal for the target; PT510 to PT512 when it cannot be written; with
+            ``build`` PT781 when the compiler is not installed and PT784 when it fails.
     """
     from porter.emit.bundle import emit
     from porter.loading import load
@@ -392,6 +398,7 @@ def emit(
         quantized=quantized,
         ledger=rewritten.ledger if rewritten else None,
         evidence=rewritten.evidence if rewritten else None,
+        build=build,
         overwrite=overwrite,
     )
 
@@ -520,9 +527,9 @@ def _require_legal(graph: Graph, target: Target, verb: str) -> None:
     from porter.legalize import check
 
     report = check(graph, target)
-    # Where the device's toolchain itself puts on the host what the accelerator does not take, such an op runs.
-    runs = ("native", "host") if target.runtime.fallback == "host" else ("native",)
-    against = list(dict.fromkeys(op.kind for op in report.ops if op.verdict not in runs))
+    against = list(
+        dict.fromkeys(op.kind for op in report.ops if op.verdict != "native" and not report.runs_on_host(op))
+    )
     stops = {"error", "warning"} if report.converts else {"error"}  # a model to be converted has but a warning of it
     against += [f"{one.message} ({one.code})" for one in report.findings if one.severity in stops and not one.kind]
     if against:

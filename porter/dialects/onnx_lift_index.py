@@ -177,8 +177,10 @@ def _shape(at: At) -> Lifted:
 @lifts("Gather")
 def _gather(at: At) -> Lifted | None:
     axis, index = at.axis(at.attr("axis", 0)), at.ins[1]
-    if axis is None or index is None or index.rank is None:
+    if axis is None or index is None:
         return None
+    if index.rank is None:
+        return "take", at.ins, {"axis": axis}
     extent = at.shape[axis] if at.shape is not None else None
     if index.rank == 0:
         i = at.number(1)

@@ -152,7 +152,7 @@ class Writer:
         """The Python name of a value."""
         found = self._names.get(value)
         if found is None:
-            last = re.split(r"[/.]", value.rstrip("/."))[-1]
+            last = "/".join(value.rstrip("/").split("/")[-2:])
             base = re.sub(r"\W+", "_", last, flags=re.ASCII).strip("_").lower()[-40:].strip("_") or "v"
             base = f"v_{base}" if base[0].isdigit() or not base.isidentifier() or _reserved(base) else base
             found, n = base, 1

@@ -43,12 +43,13 @@ def print_partitioned(out: Console, made: Partitioned) -> None:
     if split.islands:
         out.print(escape(f"islands weighed with {split.costs}"))
     print_findings(out, made.findings)
-    for title, evidence in (("the segments in a row", made.evidence), ("with numpy on the host", made.numpy_evidence)):
+    shown = {
+        "the segments in a row": made.evidence, "each segment by itself": made.parts,
+        "with numpy on the host": made.numpy_evidence,
+    }  # fmt: skip
+    for title, evidence in shown.items():
         if evidence is not None:
             out.print(f"\n[bold]{title}[/]")
             print_evidence(out, evidence)
-    for evidence in made.parts:
-        out.print("\n[bold]each segment by itself[/]")
-        print_evidence(out, evidence)
-    if not made.ok and any(proof is not None and not proof.ok for proof in (made.evidence, made.numpy_evidence)):
+    if not made.ok and made.evidence is not None and not made.evidence.ok:
         out.print("[red]PT757[/]: the segments do not compute what the model does; `porter explain PT757`")
