@@ -68,7 +68,8 @@ def convert(
         target: its ``[quantization]`` says what is an integer.
         mode: "fuse_bn": batch norms are absorbed by the layers before them now. "with_bn": they stay, train on, and are
             absorbed by :func:`~porter.train.qat.to_integers`; the weights are quantized as they will be then.
-        scales: of activations: parameters that train, or constants.
+        scales: of activations: parameters that train, or constants. Those of 16 bits are constants in any case: there
+            are steps to spare, and one clipped value would move the scale by more than its own size.
         outputs: see :func:`~porter.train.qat.outputs.output_rules`.
         output_names: of the outputs, in order; default: the names of the captured values.
         width: of everything that is not pinned ("int8", "w8a16", ...), as the target has it.

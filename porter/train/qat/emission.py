@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,8 @@ class _Flat(nn.Module):
 def _traced(network: IntNetwork, path: Path, opset: int | None, items: Sequence[Sequence[Array]]) -> dict[str, Any]:
     module = _Flat(network.simulated.module())
     example = tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in items[0])
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit: what devices' toolchains read
         traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, str(path))
         loaded: Any = torch.jit.load(str(path))  # type: ignore[no-untyped-call]

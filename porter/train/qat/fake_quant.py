@@ -26,11 +26,11 @@ __all__ = ["Quantizer", "fake_bias", "fake_weight", "round_", "weight_steps"]
 
 #: Elements that are worked on at once: the half dozen passes over a block stay in the processor's cache.
 _BLOCK = 1 << 15
-#: The least learned scale; an optimizer's step must not make one zero or negative.
+#: The least learned scale.
 _LEAST = 1e-8
-#: Float32 sums of two quantized tensors miss an exact half by up to this share of the range (a dozen roundings); the
+#: Float32 sums of two quantized tensors miss an exact half by up to these shares of the sum and of the range; the
 #: device, which adds integers, does not. Scales in the ratio 1:2 make every second sum such a half.
-_SLACK = 2.0**-21
+_SLACK = 2.0**-22, 2.0**-24
 #: A bias of step input step * weight step is kept this far inside int32, as the encoder does.
 _BIAS_LIMIT = float(2**30)
 
@@ -51,7 +51,7 @@ def round_(doubled: Tensor, rounding: Rounding) -> Tensor:
 @dataclass(frozen=True, slots=True)
 class _How:
     """The numbers of one quantization: zero point, (qmin, qmax), how near to a whole number a doubled quotient counts
-    as one, and what the gradient of the scale is multiplied by."""
+    as one (0: it never does), and what the gradient of the scale is multiplied by."""
 
     zero: float
     limits: tuple[int, int]
@@ -64,7 +64,8 @@ class _How:
         torch.div(x, half, out=out)
         if self.slack:
             whole = out.round()
-            torch.where((out - whole).abs_() <= self.slack, whole, out, out=out)
+            near = (out - whole).abs_() <= whole.abs().mul_(_SLACK[0]).add_(self.slack)
+            torch.where(near, whole, out, out=out)
         round_(out, self.rounding)
         return out.add_(self.zero) if self.zero else out
 
@@ -170,13 +171,14 @@ class Quantizer(nn.Module):
         super().__init__()
         self.dtype, self.rounding, self.rule, self.symmetric = dtype, rounding, rule, symmetric
         self.limits = qrange(dtype)
-        self._slack = _SLACK * (self.limits[1] - self.limits[0]) if exact else 0.0
+        self._slack = _SLACK[1] * (self.limits[1] - self.limits[0]) if exact else 0.0
         if learned:
             self.scale = nn.Parameter(torch.zeros(()))
         else:
             self.register_buffer("scale", torch.zeros(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
         self._zero: float | None = None
+        self._last: Tensor | None = None
 
     @property
     def learned(self) -> bool:
@@ -184,14 +186,14 @@ class Quantizer(nn.Module):
         return isinstance(self.scale, nn.Parameter)
 
     def extra_repr(self) -> str:
-        return f"{self.dtype}, scale={float(self.scale):.6g}{', learned' if self.learned else ''}"
+        return f"{self.dtype}, scale={float(self.scale.detach()):.6g}{', learned' if self.learned else ''}"
 
     def set(self, encoding: Encoding) -> None:
         """Take scale and zero point of a per-tensor encoding."""
         with torch.no_grad():
             self.scale.fill_(encoding.scale[0])
             self.zero_point.fill_(encoding.zero_point[0])
-        self._zero = None
+        self.forget()
 
     def step(self) -> Tensor:
         """The step of now, of shape (); its gradient goes to a learned scale."""
@@ -202,14 +204,19 @@ class Quantizer(nn.Module):
             return cast(Tensor, _Identity.apply(self.scale, powers))  # type: ignore[no-untyped-call]
         return self.scale
 
-    def keep_positive(self) -> None:
-        """Undo a step of an optimizer that made the learned scale zero or negative."""
+    def settle(self) -> None:
+        """Soften a step of an optimizer that made the learned scale less than half of what it was: an outlier in one
+        batch would leave it zero, or negative."""
+        if not self.learned:
+            return
         with torch.no_grad():
-            self.scale.clamp_(min=_LEAST)
+            least = self._last * 0.5 if self._last is not None else torch.full_like(self.scale, _LEAST)
+            self.scale.copy_(torch.maximum(self.scale, least.to(self.scale)))
+            self._last = self.scale.detach().clone()
 
     def forget(self) -> None:
-        """Read the zero point anew: the state was loaded."""
-        self._zero = None
+        """Read everything anew: the state was loaded."""
+        self._zero, self._last = None, None
 
     def forward(self, x: Tensor, step: Tensor | None = None) -> Tensor:
         """``x`` as the integers can hold it, in the dtype of ``x``; with ``step`` in place of the quantizer's own."""

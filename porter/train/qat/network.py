@@ -25,7 +25,7 @@ from porter.quantize.calibrate import Calibration
 from porter.quantize.encode import encode
 from porter.quantize.encodings import Encoding, Encodings
 from porter.quantize.exact import EXACT
-from porter.quantize.numerics import Dtype
+from porter.quantize.numerics import BITS, Dtype
 from porter.quantize.observers import NotFiniteError, Observer, make_observer
 from porter.quantize.plan import Group, Plan, Site
 from porter.quantize.scheme import PRODUCTS, Scheme
@@ -137,7 +137,12 @@ class QatNetwork(nn.Module):
             symmetric = scheme.symmetric(key[1])
             exact = key[0] in summed
             children._modules[name] = Quantizer(
-                key[1], scheme.rounding, scheme.rule, symmetric, learned and key in compiled.used, exact
+                key[1],
+                scheme.rounding,
+                scheme.rule,
+                symmetric,
+                learned and BITS[key[1]] == 8 and key in compiled.used,
+                exact,
             )
         if shared.any_batch is None:
             shared.any_batch = self._runs_batches()
@@ -293,10 +298,8 @@ class QatNetwork(nn.Module):
         """
         if self._quantizing and not self._ready:
             self._require_scales()
-        if self.training and self._quantizing:
-            for quantizer in self._by_key().values():
-                if quantizer.learned:
-                    quantizer.keep_positive()
+        if self._quantizing:
+            self._settle()
         program = self._program_for(inputs)
         return self._observed(program, inputs) if self._observing else self._run(program, inputs)
 
@@ -309,10 +312,15 @@ class QatNetwork(nn.Module):
             self._cache.clear()
             self._factors.clear()
 
+    def _settle(self) -> None:
+        for quantizer in self._by_key().values():
+            quantizer.settle()
+
     def _require_scales(self) -> None:
         for name, quantizer in zip(self._quantizers.values(), self._by_key().values(), strict=True):
             scale = float(quantizer.scale.detach())
-            quantizer.forget()
+            if not self._ready:
+                quantizer.forget()
             if scale == 0:
                 raise PorterError("PT730", f"the scale of {name} is not known", self._source,
                                   "Calibrate (observe, then freeze_ranges) or load a calibrated state.")  # fmt: skip
@@ -540,6 +548,8 @@ class QatNetwork(nn.Module):
         Raises:
             PorterError: PT730 or PT732 when a scale is not known or not sound; PT407 when a weight is not finite.
         """
+        if self._ready:
+            self._settle()
         self._require_scales()
         graph = graph or self.graph()
         planned, _ = self._shared.preparer.plan(graph, self.rules, [])

@@ -126,17 +126,27 @@ def test_a_large_bias_widens_the_weight():
     assert roomy(torch.tensor(1e-9), torch.tensor([20.0, 1.0]), torch.tensor(1e-3)).shape == ()
 
 
-def test_a_learned_scale_stays_positive_and_a_power_of_two_where_the_device_shifts():
+def test_a_learned_scale_is_a_power_of_two_where_the_device_shifts():
     made = Quantizer("int8", "half_even", "power_of_two", True, True)
     with torch.no_grad():
         made.scale.fill_(0.3)
     assert made.step().item() == 0.25 and made.encoding("x").position == (-2,)
     made(torch.randn(8)).sum().backward()
     assert made.scale.grad is not None
+
+
+def test_a_learned_scale_shrinks_to_half_at_most():
+    made = quantizer(0.3, learned=True)
+    made.settle()
+    for wanted in (0.15, 0.075):
+        with torch.no_grad():
+            made.scale.fill_(-1.0)
+        made.settle()
+        assert made.scale.item() == pytest.approx(wanted)
     with torch.no_grad():
-        made.scale.fill_(-1.0)
-    made.keep_positive()
-    assert made.scale.item() > 0
+        made.scale.fill_(7.0)
+    made.settle()
+    assert made.scale.item() == 7.0
 
 
 @pytest.mark.parametrize("rule", ["absmax", "negative"])
