@@ -30,7 +30,8 @@ __all__ = ["Built", "build", "deploy_example"]
 class Built:
     """What the converters of a stage made: a module, a QAT network or an integer network.
 
-    origin: a digest of every checkpoint that was loaded, by its path. findings: of the conversion and the loading.
+    origin: a digest of every checkpoint that was loaded, by the file name of a stage's and the path of any other.
+    findings: of the conversion and the loading.
     """
 
     network: nn.Module | IntNetwork
@@ -107,12 +108,12 @@ def _take(config: Config, stage: Stage, built: Built, step: Converter, where: st
 def _load(config: Config, stage: Stage, built: Built, network: nn.Module, step: Converter) -> None:
     if step.stage is not None:
         saved, path = checkpoint.open_best(config, step.stage, f"porter train --stage {stage}")
-        state = saved.part("model")
+        state, key = saved.part("model"), path.name
     else:
         path = Path(step.path or "")
-        state = checkpoint.read_weights(path)
+        state, key = checkpoint.read_weights(path), str(path)
     said = checkpoint.load_into(network, state, path, allow_miss=step.allow_miss, ignore_extra=step.ignore_extra)
-    built.origin[str(path)] = checkpoint.digest(path)
+    built.origin[key] = checkpoint.digest(path)
     built.findings += [Finding("PT704", "note", text) for text in said]
     if isinstance(network, QatNetwork):
         network.fake_quant()

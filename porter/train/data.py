@@ -88,7 +88,7 @@ def make_loader(
             raise PorterError("PT701", f"the function returned a {type(made).__name__}, not a DataLoader", where)
         return made
     dataset = wanted.dataset
-    if not hasattr(dataset, "__getitem__") and callable(dataset):
+    if callable(dataset) and (isinstance(dataset, type) or not hasattr(dataset, "__getitem__")):
         dataset = run_user_code(wanted.dataset, f"{where}['dataset']")
     return DataLoader(
         dataset, wanted.batch_size, sampler=sampler(dataset, wanted.shuffle), num_workers=wanted.num_workers,

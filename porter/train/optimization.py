@@ -81,7 +81,7 @@ def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int, num_epoch
     """
     warmup = schedule.warmup_epochs * steps_per_epoch
     if step < warmup:
-        return schedule.warmup_factor + (1 - schedule.warmup_factor) * (step + 1) / max(warmup, 1)
+        return schedule.warmup_factor + (1 - schedule.warmup_factor) * min((step + 1) / warmup, 1.0)
     if schedule.type == "cosine":
         last = max(num_epochs * steps_per_epoch - warmup - 1, 1)
         done = min((step - warmup) / last, 1.0)

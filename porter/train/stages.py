@@ -207,10 +207,15 @@ def open_integers(config: Config, wanted_by: str) -> IntNetwork:
     """
     file, folder = _origin_file(config), integers_folder(config)
     fix = f"Run `porter train --stage int_infer --config {config.path}`."
-    if not file.is_file() or not folder.is_dir():
+    try:
+        origin = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        origin = None
+    if not isinstance(origin, Mapping) or not folder.is_dir():
         raise PorterError("PT703", f"{wanted_by} needs the network of int_infer, and there is none", str(folder), fix)
-    origin = json.loads(file.read_text(encoding="utf-8"))
-    for path, digest in origin.items() if isinstance(origin, Mapping) else ():
-        if Path(path).is_file() and checkpoint.digest(Path(path)) != digest:
+    for name, digest in origin.items():
+        # An absolute path stays itself.
+        path = config.folder / name if (config.folder / name).is_file() else Path(name)
+        if path.is_file() and checkpoint.digest(path) != digest:
             raise PorterError("PT706", f"the network of int_infer is older than {path}", str(folder), fix)
     return IntNetwork.load(folder)
