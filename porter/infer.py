@@ -15,7 +15,7 @@ from typing import Any
 
 from porter.ops import KINDS, Value
 
-__all__ = ["Spec", "broadcast_shapes", "infer", "promote"]
+__all__ = ["DATA_DEPENDENT", "Spec", "broadcast_shapes", "infer", "promote"]
 
 Shape = tuple[int, ...]
 #: Shape and dtype of one output; None where unknown.
@@ -882,7 +882,7 @@ def _selected_count(mask: Value) -> int | None:
 
 _TABLE = _table()
 #: Kinds whose result shape is data, by the dtype of their output.
-_DATA_DEPENDENT: dict[str, DtypeFn] = {"masked_select": _d_same, "nonzero": _d_int64, "nms": _d_int64}
+DATA_DEPENDENT: dict[str, DtypeFn] = {"masked_select": _d_same, "nonzero": _d_int64, "nms": _d_int64}
 
 
 def infer(kind: str, inputs: Sequence[Value | None], attrs: Attrs) -> list[Spec]:
@@ -896,8 +896,8 @@ def infer(kind: str, inputs: Sequence[Value | None], attrs: Attrs) -> list[Spec]
     """
     entry = _TABLE.get(kind)
     if entry is None:
-        if kind in _DATA_DEPENDENT:
-            return [(None, _DATA_DEPENDENT[kind](inputs, attrs)[0])]
+        if kind in DATA_DEPENDENT:
+            return [(None, DATA_DEPENDENT[kind](inputs, attrs)[0])]
         raise ValueError(f"{kind}: the shape of its result cannot be inferred")
     count = len(inputs)
     if count != entry.operands and not (entry.variadic and count > entry.operands):

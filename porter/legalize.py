@@ -16,6 +16,7 @@ from typing import Any, get_args
 from porter.errors import PorterError
 from porter.findings import Finding, OpReport, Report, Severity, Verdict, origin_json
 from porter.graph import Graph
+from porter.infer import DATA_DEPENDENT
 from porter.ops import Op, Origin
 from porter.planner import Planned, Planner, claim_rank
 from porter.registry import find_rule
@@ -100,6 +101,11 @@ def _finding(p: Planned, own_host: bool) -> Finding:
         fix = "porter rewrite computes it ahead of time"
     elif p.refused:
         fix = "; ".join(p.refused[:_REFUSALS])
+    elif p.op.kind.removeprefix("dynamic_") in DATA_DEPENDENT:
+        fix = (
+            "how many results it has depends on data, which no rewrite changes: `porter rewrite --cut auto` (or "
+            "--partition) leaves it, with the decoding around it, to the host"
+        )
     else:
         fix = "no rewrite removes it: change the model, or write a rule for it (README, Your own rule)"
     message = "; ".join(_bare(p.reasons)) or f"{p.op.kind}: {p.verdict}"
@@ -289,7 +295,7 @@ def _converted(work: Graph, opset: int, ledger: Ledger, say: Callable[[str], Non
 
 
 def _no_end(ledger: Ledger) -> Finding:
-    last = ", then ".join(ledger.entries[-1].rules)
+    last = ", then ".join(ledger.entries[-1].rules) if ledger.entries else "none"
     return Finding(
         "PT750", "warning", f"after {_MAX_ROUNDS} rounds there was still something to rewrite (last by {last}): rules "
         "undo each other", fix="Report the model, or the rule if it is of a plug-in.",

@@ -250,3 +250,13 @@ def test_what_cannot_be_computed_ahead_is_not_promised(target):
     assert {op.kind: op.verdict for op in report.ops} == {"cast": "unsupported", "mul": "native"}
     _, _, _, after = legalize(graph(body, opset=19), toy)
     assert not after.portable
+
+
+def test_what_depends_on_data_is_cut_off_not_rewritten(target):
+    """Non-maximum suppression: the finding says how to leave it to the host."""
+    body = """g (float[1, 9, 4] b, float[1, 2, 9] s) => (int64[n, 3] y)
+        <int64 k = {5}, float t = {0.5}> { y = NonMaxSuppression (b, s, k, t) }"""
+    report = check(graph(body), target([]))
+    assert [op.verdict for op in report.ops] == ["unsupported"] and "porter rewrite --cut auto" in report.findings[
+        0
+    ].fix
