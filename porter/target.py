@@ -67,6 +67,7 @@ Scheme = Literal["symmetric", "asymmetric"]
 Flow = Literal["operands", "tensors"]
 BiasDtype = Literal["float32", "int32"]
 Granularity = Literal["tensor", "channel"]
+Pass = Literal["equalize", "adaround", "bias_correction"]
 
 
 # -- what a target says ------------------------------------------------------------------------------------------
@@ -176,6 +177,9 @@ class Quantization(Section):
     ``depthwise_input_per_channel`` the input of a depthwise convolution, of which each channel meets only its own
     weights, may have one scale a channel. ``modes`` are the device's own
     numbers for the ways to quantize. ``bias`` is ``"float32"`` or ``"int32"`` (of step input step * weight step).
+    ``observer`` finds the ranges of activations where the user does not say, and ``passes`` change weights and biases
+    of 8 bits (``equalize``, ``adaround``, ``bias_correction``; what harms is taken back). ``calibration`` are the ways
+    that the device's toolchain has to find ranges.
     ``output_dtypes`` are those that the result of a convolution or matrix product can have: with ``"int32"`` or
     ``"float32"`` among them, one that no integer op reads is not requantized.
     """
@@ -204,6 +208,8 @@ class Quantization(Section):
     bias: BiasDtype = "float32"
     weight_granularity: Granularity = "tensor"
     depthwise_input_per_channel: bool = False
+    observer: str = "min_max"
+    passes: tuple[Pass, ...] = ()
 
     @property
     def symmetric(self) -> bool:

@@ -54,7 +54,9 @@ def quantize(
     model_arg: FactoryArgs = None,
     input_: Inputs = None,
     preprocess: Preprocess = None,
-    observer: Annotated[str, typer.Option("--observer", help="How ranges are found.")] = "min_max",
+    observer: Annotated[
+        str | None, typer.Option("--observer", help="How ranges are found; default: the target says.")
+    ] = None,
     per_channel: Annotated[
         bool | None,
         typer.Option(
@@ -77,11 +79,16 @@ def quantize(
     encodings: Annotated[
         Path | None, typer.Option("--encodings", help="Ranges found elsewhere: a JSON of porter's or of AIMET's.")
     ] = None,
-    equalize: Annotated[bool, typer.Option("--equalize", help="Give channels of layers ranges of one size.")] = False,
-    adaround: Annotated[bool, typer.Option("--adaround", help="Choose up or down for each weight.")] = False,
+    equalize: Annotated[
+        bool | None, typer.Option("--equalize/--no-equalize", help="Give channels of layers ranges of one size.")
+    ] = None,
+    adaround: Annotated[
+        bool | None, typer.Option("--adaround/--no-adaround", help="Choose up or down for each weight.")
+    ] = None,
     bias_correction: Annotated[
-        bool, typer.Option("--bias-correction", help="Take the mean error of each channel out of the bias.")
-    ] = False,
+        bool | None,
+        typer.Option("--bias-correction/--no-bias-correction", help="Take mean errors of channels out of biases."),
+    ] = None,
     min_sqnr: Annotated[
         float | None, typer.Option("--min-sqnr", help="With --dtype auto: dB that every output must reach.")
     ] = None,

@@ -17,10 +17,11 @@ from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
 from porter.ops import Array, Op, Value
-from porter.quantize.channels import FEW, Channels
+from porter.quantize.channels import FEW, MARGIN, Channels
+from porter.quantize.derive import Derived, derived
 from porter.quantize.encodings import Encoding
 from porter.quantize.numerics import Dtype
-from porter.quantize.observers import NotFiniteError, Observer, make_observer
+from porter.quantize.observers import NotFiniteError, Observer, by_extremes, make_observer
 from porter.quantize.resume import Resume, deferred_signals, fingerprint, obey
 from porter.quantize.scheme import Scheme
 from porter.quantize.taps import TAPS_BYTES, Steps, Taps
@@ -79,14 +80,16 @@ class Calibration:
 
     def encoding(self, group: str, dtype: Dtype, scheme: Scheme) -> Encoding:
         """The encoding of a group in ``dtype``; with a scale for each channel where :attr:`channels` has the group and
-        one scale leaves them too few steps. Raises PT401 when nothing was observed.
+        one scale leaves them too few steps, of the channel's extremes with a margin, within the range of all. Raises
+        PT401 when nothing was observed.
         """
         low, high = self.range_of(group, dtype, scheme)
         found = scheme.encoding(low, high, dtype, self.observers[group].describe(dtype, scheme))
         channels = self.channels.get(group)
         if channels is None or channels.steps(found.scale[0]) >= FEW:
             return found
-        return scheme.encoding(channels.low, channels.high, dtype, "min_max by channel", axis=channels.axis)
+        lows, highs = (np.clip(MARGIN * ends, low, high) for ends in (channels.low, channels.high))
+        return scheme.encoding(lows, highs, dtype, f"{found.observer} by channel", axis=channels.axis)
 
     def findings(self) -> list[Finding]:
         """What is odd about the data: a single sample, not like in training, a few samples far larger than the rest."""
@@ -162,7 +165,10 @@ def calibrate(
     values = {v.name: v for op in graph.ops() for v in (*op.operands, *op.outputs)}
     values |= {v.name: v for v in graph.inputs}
     norm = None if made.norm is None else cast(Value, made.norm.inputs[0])
-    wanted = [values[name] for name in (*group_of, *only)] + ([] if norm is None else [norm])
+    easy = _derived(graph, made, groups)
+    given = {item.name for item in easy}
+    tapped = [name for name in group_of if name not in given]
+    wanted = [values[name] for name in (*tapped, *only)] + ([] if norm is None else [norm])
     taps = Taps(graph, wanted, taps_bytes, fast=True)
     once = {name for name in group_of if values[name].is_const}
     count = steps or Steps()
@@ -173,9 +179,13 @@ def calibrate(
         kept = Resume(state, fingerprint(graph, settings, data))
     with deferred_signals(kept is not None) as signalled:
         done, items = (0, iter(data)) if kept is None else kept.take_up(made, data, count)
+        extents: dict[str, tuple[float, float]] = {}
         for index, last, item, arrays in _ahead(taps, items, done):
             try:
-                _see(made, groups, arrays, once if index else set())
+                extents |= _see(made, groups, arrays, given | once if index else given)
+                for each in easy if last else ():
+                    ends = {each.name: each.extremes(extents[each.source])}
+                    extents |= _see(made, {group_of[each.name]: (each.name,)}, ends, set())
             except NotFiniteError as error:
                 raise _blame(graph, made, str(error.args[1]), item, str(error.args[0])) from error
             for name in only:
@@ -185,6 +195,7 @@ def calibrate(
                 made.spread.add(arrays[norm.name])
             if not last:
                 continue
+            extents.clear()
             count()
             if kept is not None:
                 kept.saw(index + 1, made, item, now=bool(signalled))
@@ -234,8 +245,23 @@ def _ahead(
             pool.shutdown(cancel_futures=True)
 
 
-def _see(made: Calibration, groups: Mapping[str, Sequence[str]], arrays: Mapping[str, Array], leave: Set[str]) -> None:
-    """Show every group the values of this run. Raises NotFiniteError with (what, the value's name)."""
+def _derived(graph: Graph, made: Calibration, groups: Mapping[str, Sequence[str]]) -> list[Derived]:
+    """The values whose extremes, all that their observer wants, follow from those of others."""
+    alone = [
+        names[0]
+        for group, names in groups.items()
+        if len(names) == 1 and group not in made.channels and by_extremes(made.observers[group])
+    ]
+    return derived(graph, alone, [name for names in groups.values() for name in names])
+
+
+def _see(
+    made: Calibration, groups: Mapping[str, Sequence[str]], arrays: Mapping[str, Array], leave: Set[str]
+) -> dict[str, tuple[float, float]]:
+    """Show every group the values of this run, and return the extremes of each. Raises NotFiniteError with (what, the
+    value's name).
+    """
+    found: dict[str, tuple[float, float]] = {}
     for group, members in groups.items():
         present = [name for name in members if name in arrays and name not in leave]
         if not present:
@@ -250,6 +276,8 @@ def _see(made: Calibration, groups: Mapping[str, Sequence[str]], arrays: Mapping
         for name, extent in zip(present, extents, strict=True):
             made.sizes[name].add(max(extent[1], -extent[0]))
             _widen(made.seen, name, extent)
+            found[name] = extent
+    return found
 
 
 def _widen(seen: dict[str, tuple[float, float]], name: str, extent: tuple[float, float]) -> None:

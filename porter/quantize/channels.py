@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from porter.ops import Array
 
-__all__ = ["FEW", "Channels"]
+__all__ = ["FEW", "MARGIN", "Channels"]
 
 Floats = NDArray[np.float64]
 #: With fewer steps in its own range than a quarter of the 256, the typical channel is badly off with one scale for all.
 FEW = 64.0
+#: How far a channel may reach beyond what it was seen to: on a few samples single channels are seen less than all.
+MARGIN = 1.25
 
 
 class Channels:

@@ -187,7 +187,8 @@ class Encodings:
     with "operands" only as the input of a quantized layer. ``operands`` are the encodings of layers that read their
     input in another dtype than ``activations`` gives it. ``dtype`` is the name of the width that was asked for ("auto"
     where layers differ), ``bias`` the dtype of biases ("int32": of step input step * weight step), ``samples`` the
-    number of items that were observed.
+    number of items that were observed. ``biases`` are the float biases of layers by path where they are other ones than
+    the model's: bias correction took the mean error of each output channel out of them.
     """
 
     target: str
@@ -201,6 +202,7 @@ class Encodings:
     operands: dict[str, Encoding] = field(default_factory=dict)
     flow: Flow = "operands"
     bias: BiasDtype = "float32"
+    biases: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def input_of(self, path: str) -> Encoding:
         """The encoding of a layer's input. One that is called several times has one: the widest of its inputs.
@@ -276,6 +278,7 @@ class Encodings:
             "weights": {path: asdict(encoding) for path, encoding in self.weights.items()},
             "activations": {name: asdict(encoding) for name, encoding in self.activations.items()},
             "operands": {path: asdict(encoding) for path, encoding in self.operands.items()},
+            "biases": {path: list(bias) for path, bias in self.biases.items()},
         }
 
     @classmethod
@@ -302,7 +305,11 @@ class Encodings:
             weights={path: _encoding(item) for path, item in read.items("weights")},
             activations={name: _encoding(item) for name, item in read.items("activations")},
             operands={} if old else {path: _encoding(item) for path, item in read.items("operands")},
+            biases=read.lists("biases") if "biases" in data else {},
         )
+        unknown = next((path for path in made.biases if path not in made.layers), None)
+        if unknown is not None:
+            raise read.wrong("biases", f"{unknown} is no layer")
         for path, encoding in made.operands.items():
             if path not in made.layers or encoding.axis is not None:
                 raise read.wrong("operands", f"{path} is no layer, or has one scale for each index of an axis")
@@ -408,6 +415,13 @@ class _Reader:
         ):
             raise self.wrong(key, "must be a list of finite numbers")
         return tuple(map(float, value))
+
+    def lists(self, key: str) -> dict[str, tuple[float, ...]]:
+        value = self._get(key)
+        if not isinstance(value, Mapping):
+            raise self.wrong(key, "must be an object")
+        inner = _Reader(value, self._where, f"{self._prefix}{key}.")
+        return {name: inner.numbers(name) for name in value}
 
     def integers(self, key: str) -> tuple[int, ...]:
         value = self._get(key)

@@ -9,7 +9,7 @@ The engine knows no framework. What depends on the device comes from the target'
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from porter.quantize.encodings import Encodings
 from porter.quantize.first_conv import FirstConvolution, first_convolution
 from porter.quantize.improve import PASSES, improve
 from porter.quantize.insert import insert
+from porter.quantize.layers import corrected
 from porter.quantize.mixed import Budget, Metric, Mixed, mixed_precision
-from porter.quantize.numerics import ScaleRule
+from porter.quantize.numerics import BITS, ScaleRule
 from porter.quantize.observers import make_observer
 from porter.quantize.outputs import HostPart, Outputs, divide
 from porter.quantize.plan import FLOAT, plan
@@ -104,7 +105,7 @@ def quantize(
     dtype: str = "int16",
     data: Data | Iterable[Any] = (),
     *,
-    observer: str = "min_max",
+    observer: str | None = None,
     scale_rule: ScaleRule | None = None,
     per_channel: bool | None = None,
     first_conv: bool = False,
@@ -112,9 +113,9 @@ def quantize(
     skip: Sequence[str] = (),
     outputs: Outputs = "joined",
     encodings: Encodings | Tensors | None = None,
-    equalize: bool = False,
-    adaround: bool = False,
-    bias_correction: bool = False,
+    equalize: bool | None = None,
+    adaround: bool | None = None,
+    bias_correction: bool | None = None,
     min_sqnr: float | None = None,
     max_drop: float | None = None,
     metric: Metric | None = None,
@@ -132,7 +133,7 @@ def quantize(
             each layer with which the model meets ``min_sqnr``, or ``max_drop`` with ``metric``.
         data: samples (:func:`porter.data.open_data`).
         observer: of activations, with its settings: ``min_max``, ``percentile(99.9)``; see
-            :func:`porter.quantize.observers.make_observer`. Weights take their extremes.
+            :func:`porter.quantize.observers.make_observer`; default: as the target says. Weights take their extremes.
         scale_rule: in place of the target's own: ``absmax`` (step absmax / qmax), ``negative`` (absmax / -qmin) or
             ``power_of_two`` (step 2**position).
         per_channel: one weight scale an output channel, or one a weight; default: as the target says.
@@ -145,7 +146,8 @@ def quantize(
         encodings: found elsewhere (:func:`porter.quantize.adopt.read_encodings`), in place of what calibration finds:
             porter's own of this model, or an AIMET file's, of which what is missing is calibrated.
         equalize, adaround, bias_correction: change weights and biases so that quantization costs less; what makes the
-            model worse on calibration samples is taken back (:func:`porter.quantize.improve.improve`).
+            model worse on calibration samples is taken back (:func:`porter.quantize.improve.improve`). Default: as the
+            target says for one width with 8-bit weights, and none where encodings are given.
         min_sqnr, max_drop, metric: what ``"auto"`` must reach (:class:`porter.quantize.mixed.Budget`).
         compare: samples on which the report compares float and quantized.
         column_axes: for an output's name, the axis whose indices are scored apart; default
@@ -163,17 +165,21 @@ def quantize(
     scheme = Scheme.of(target, scale_rule=scale_rule, per_channel=per_channel)
     findings: list[Finding] = []
     pinned = {**dict.fromkeys(skip, FLOAT), **(pins or {})}
+    observer = observer or scheme.table.observer
     make_observer(observer)  # a wrong name is an error before the data are read
     opened = data if isinstance(data, Data) else open_data(data, graph.inputs)
-    host = None
+    host, reference = None, graph
     if outputs in ("separate", "cut"):
         graph, host = divide(graph, target, scheme, outputs, opened.take(_PROOF))
+        reference = graph
     asked = {"equalize": equalize, "adaround": adaround, "bias_correction": bias_correction}
-    passes = [name for name in PASSES if asked[name]]
+    own = [] if dtype == AUTO or encodings is not None else _passes(scheme, dtype)
+    passes = [name for name in PASSES if (name in own if asked[name] is None else asked[name])]
     budget = _budget(dtype, passes, encodings is not None, (min_sqnr, max_drop, metric))
     if isinstance(encodings, Encodings):  # before the samples take their time
         check_device(encodings, scheme, dtype)
         encodings.check(graph)
+        graph = corrected(graph, encodings)
     mixed, width = None, dtype
     if budget is not None:
         mixed = mixed_precision(graph, target, scheme, opened, observer, budget, pins=pinned, progress=progress)
@@ -208,7 +214,6 @@ def quantize(
             pinned = {**wide_pins(planned, lost, scheme.wide().name), **pinned}
             planned = plan(graph, scheme, width=width, pins=pinned)
             found = encode(graph, planned, calibration, len(opened), [], adopted)
-    reference = graph
     if passes:
 
         def calibrated(other: Graph) -> Encodings:
@@ -219,7 +224,8 @@ def quantize(
         improved = improve(graph, found, opened, passes, calibrated=calibrated, insert=insert, progress=progress)
         graph, reference, found = improved.graph, improved.reference, improved.encodings
         planned = plan(graph, scheme, width=width, pins=pinned)
-        findings += improved.findings
+        wanted = any(asked.values())  # of what the target asks for, the user need not know more than what came of it
+        findings += [f if wanted else replace(f, severity="note", fix="") for f in improved.findings]
     if mixed is not None:
         found.dtype = AUTO
     simulated = insert(graph, found)
@@ -238,6 +244,11 @@ def quantize(
     if state is not None:
         state.unlink(missing_ok=True)
     return Quantized(simulated, graph, target, found, report, first, opened.preprocess, host, mixed)
+
+
+def _passes(scheme: Scheme, dtype: str) -> Sequence[str]:
+    """The passes that the target asks for. With 16-bit weights there is nothing to win."""
+    return scheme.table.passes if BITS[scheme.width(dtype).weight] == 8 else ()
 
 
 def _budget(

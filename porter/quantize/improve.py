@@ -22,7 +22,7 @@ from porter.quantize.adaround import adaround
 from porter.quantize.bias_correction import bias_correct
 from porter.quantize.encodings import Encodings
 from porter.quantize.equalize import equalize
-from porter.quantize.layers import carried
+from porter.quantize.layers import carried, weighted_layers
 from porter.quantize.report import Columns, column_axis
 from porter.quantize.taps import Progress
 from porter.quantize.walk import fitting
@@ -210,4 +210,10 @@ def _corrected(
     if not found.shifts:
         return None, "no layer allows it"
     encodings = carried(made.encodings, made.graph, found.graph)
+    shifted = {layer.output.name for path, layer in weighted_layers(made.graph).items() if path in found.shifts}
+    encodings.biases = {
+        path: tuple(map(float, layer.bias.numpy()))
+        for path, layer in weighted_layers(found.graph).items()
+        if layer.output.name in shifted and layer.bias is not None
+    }
     return Improved(found.graph, made.reference, encodings), f"{len(found.shifts)} layers"

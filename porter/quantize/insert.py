@@ -15,6 +15,7 @@ import numpy as np
 from porter.graph import Graph
 from porter.ops import Array, Op, Value
 from porter.quantize.encodings import Encoding, Encodings, layer_paths
+from porter.quantize.layers import corrected
 from porter.quantize.numerics import round_to
 from porter.quantize.scheme import input_steps
 from porter.rewrite import Fragment
@@ -31,12 +32,13 @@ def insert(graph: Graph, encodings: Encodings) -> Graph:
     Flow "operands": the input and the weight of every quantized layer. Flow "tensors": every value that has an encoding
     (a constant becomes integers and a ``dequantize``, a computed one gets a ``quantize`` and a ``dequantize``), and the
     weights of quantized layers. Biases are float, or int32 where the encodings say so. The rounding of constants is the
-    encodings'; a ``quantize`` op rounds half to even.
+    encodings'; a ``quantize`` op rounds half to even. Biases that the encodings have of their own come first.
 
     Raises:
         PorterError: PT413 when the encodings belong to another model.
     """
     encodings.check(graph)
+    graph = corrected(graph, encodings)
     inserter = _Inserter(encodings, layer_paths(graph), {value.name for value in graph.inputs})
     copy = graph.quantizable()
     while True:  # a pass reads what an earlier one made: values that several ops read are quantized once

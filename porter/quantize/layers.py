@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from porter.errors import PorterError
 from porter.graph import Graph
 from porter.ops import Array, Op, Value
 from porter.quantize.encodings import Encodings, layer_paths, weight_digest
 from porter.rewrite import Fragment
 
-__all__ = ["Weighted", "carried", "weighted_layers", "with_layers"]
+__all__ = ["Weighted", "carried", "corrected", "weighted_layers", "with_layers"]
 
 _CONVOLUTIONS = frozenset(f"conv{n}d" for n in (1, 2, 3))
 _TRANSPOSED = frozenset(f"conv_transpose{n}d" for n in (1, 2, 3))
@@ -175,6 +176,26 @@ def _biased(op: Op, bias: Value) -> Fragment:
     out = Value(f"{op.outputs[0].name}_biased", op.outputs[0].shape, op.outputs[0].dtype)
     origin = op.origin.after("bias_correction")
     return Fragment([Op(op.kind, (op.inputs[0], op.inputs[1], bias), (out,), op.attrs, op.name, origin)], (out,))
+
+
+def corrected(graph: Graph, encodings: Encodings) -> Graph:
+    """The graph with the biases that the encodings have for it; itself where it has them already.
+
+    Raises:
+        PorterError: PT413 when a bias does not fit its layer.
+    """
+    layers = weighted_layers(graph) if encodings.biases else {}
+    biases = {}
+    for path, numbers in encodings.biases.items():
+        layer, bias = layers.get(path), np.asarray(numbers, np.float32)
+        if layer is None or bias.size != layer.channels_out:
+            raise PorterError(
+                "PT413", f"these encodings are not of {graph.source}: {bias.size} biases do not fit {path}",
+                where=f"made for {encodings.model}", fix="Use the model that the encodings were made for.",
+            )  # fmt: skip
+        if layer.bias is None or not np.array_equal(layer.bias.numpy(), bias):
+            biases[path] = bias
+    return with_layers(graph, {}, biases) if biases else graph
 
 
 def carried(encodings: Encodings, before: Graph, after: Graph) -> Encodings:

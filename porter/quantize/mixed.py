@@ -455,7 +455,8 @@ class _Ranges:
         for site in planned.sites:
             names.update(value.name for value in (*data_operands(site.op), site.output, site.result))
         self._observer = observer
-        self._seen = calibrate(graph, {name: (name,) for name in sorted(names)}, data, observer, steps=steps)
+        groups = {name: (name,) for name in sorted(names)}
+        self._seen = calibrate(graph, groups, data, observer, channels=planned.channels, steps=steps)
 
     def of(self, planned: Plan) -> Calibration:
         """The calibration of a plan's groups."""
@@ -466,7 +467,8 @@ class _Ranges:
                 observers[group] = make_observer(self._observer)
                 for name in sources:
                     observers[group].merge(self._seen.observers[name])
-        return Calibration(observers)
+        channels = {group: self._seen.channels[group] for group in planned.channels if group in self._seen.channels}
+        return Calibration(observers, channels)
 
 
 def _costs(target: Target, scheme: Scheme) -> tuple[dict[str, float], list[str]]:

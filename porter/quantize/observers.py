@@ -36,6 +36,7 @@ __all__ = [
     "NotFiniteError",
     "Observer",
     "Percentile",
+    "by_extremes",
     "make_observer",
 ]
 
@@ -498,6 +499,11 @@ OBSERVERS: dict[str, Callable[..., Observer]] = {
     "kl": KL,
     "mix": Mix,
 }
+
+
+def by_extremes(observer: Observer) -> bool:
+    """Whether nothing but the smallest and the largest element of a sample matters to the observer."""
+    return isinstance(observer, _Averaged)
 
 
 _SPEC = re.compile(r"(\w+)(?:\((.*)\))?")

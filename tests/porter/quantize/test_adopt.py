@@ -14,7 +14,8 @@ from porter import PorterError
 from porter.loading import load
 from porter.quantize.adopt import read_encodings
 from porter.quantize.aimet import VERSIONS, to_aimet
-from porter.quantize.engine import quantize
+from porter.quantize.encodings import Encodings
+from porter.quantize.engine import insert, quantize
 from porter.target import Target
 
 
@@ -39,7 +40,8 @@ def written(tmp_path: Path, data: object) -> Path:
 @pytest.mark.parametrize("target", ["mlu270", "onnxruntime"])
 def test_what_was_written_is_read_back_exactly(tmp_path, dtype, per_channel, version, target):
     device = Target.load(target)
-    options = {"per_channel": per_channel}
+    # AIMET's files have no place for biases: they belong to the model with the corrected ones.
+    options = {"per_channel": per_channel, "bias_correction": None if version is None else False}
     first = quantize(graph(), device, dtype, samples(), **options)
     data = first.encodings.to_json() if version is None else to_aimet(first.encodings, graph(), version)
     given = read_encodings(written(tmp_path, data))
@@ -125,3 +127,35 @@ def test_from_the_api_by_path(tmp_path):
     with pytest.raises(PorterError) as error:
         porter.quantize(path, "mlu270", samples(), encodings=tmp_path / "bad.json", **options)
     assert error.value.code == "PT412"
+
+
+def test_corrected_biases_are_part_of_the_encodings():
+    """Porter's own file is enough to make the same integers of the model that was quantized."""
+    device, model = Target.load("onnxruntime"), graph(seed=1)
+    made = quantize(model, device, "int8", samples(24))
+    assert made.encodings.biases
+    assert not quantize(model, device, "int16", samples()).encodings.biases  # nothing to win with 16-bit weights
+    data = json.loads(json.dumps(made.encodings.to_json()))
+    x = samples(1, seed=4)[0]
+    for wanted, got in zip(made.graph.run(x), insert(model, Encodings.from_json(data)).run(x), strict=True):
+        np.testing.assert_array_equal(wanted, got)
+    data.pop("biases")  # a file of before there were any
+    assert not Encodings.from_json(data).biases
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (lambda biases: biases.update(nowhere=[1.0]), "PT412", "nowhere is no layer"),
+        (lambda biases: biases.update(left=[1.0]), "PT413", "1 biases do not fit left"),
+        (lambda biases: biases.update(left="x"), "PT412", "left: must be a list of finite numbers"),
+        (lambda biases: biases.update(left=[float("nan")] * 8), "PT412", "left: must be a list of finite numbers"),
+    ],
+)
+def test_biases_that_do_not_fit(change, code, message):
+    found = quantize(graph(), Target.load("onnxruntime"), "int8", samples(24)).encodings
+    data = json.loads(json.dumps(found.to_json()))
+    change(data["biases"])
+    with pytest.raises(PorterError, match=message) as raised:
+        insert(graph(), Encodings.from_json(data))
+    assert raised.value.code == code

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as arrays
 from onnx import helper
 
 import porter
+from porter.data import open_data
 from porter.errors import PorterError
 from porter.quantize.adopt import check_device
 from porter.quantize.calibrate import calibrate
@@ -57,6 +58,10 @@ def images(count=4):
     return [[rng.normal(size=(1, 4, 6, 6)).astype(np.float32)] for _ in range(count)]
 
 
+def data_of(items, graph):
+    return open_data(items, graph.inputs)
+
+
 def relus(items):
     """What the depthwise convolution reads, of all items."""
     tensors = {t.name: t for t in unequal().graph.initializer}
@@ -72,6 +77,7 @@ def test_each_channel_has_the_scale_of_its_own_range():
     found = made.encodings.activations["relu_y"]
     assert (found.axis, len(found.scale)) == (1, 6)
     high = relus(images()).max((0, 2, 3))
+    high = np.minimum(1.25 * high, high.max())  # with a margin, and never beyond the range of all
     np.testing.assert_allclose(found.scale, high / 255, rtol=1e-5)  # asymmetric, of a range from 0
     assert found.zero_point == (-128,) * 6
     assert made.encodings.activations["d_y"].axis is None
@@ -123,7 +129,7 @@ def test_it_is_better_and_onnxruntime_computes_the_same(tmp_path):
 def test_the_simulation_is_the_integer_network(multiplier, seed):
     """The integers of the depthwise result, by loops: sums of whole numbers, scaled once by a step for each channel."""
     target, graph = Target.load("onnxruntime"), porter.load(unequal(multiplier))
-    made = quantize(graph, target, "int8", images(), observer="min_max", compare=0)
+    made = quantize(graph, target, "int8", images(), observer="min_max", bias_correction=False, compare=0)
     x = np.random.default_rng(seed).normal(size=(1, 4, 6, 6)).astype(np.float32) * 2
     runs = [simulate(made.graph, Scheme.of(target), [x], mode, _quantized(made.graph)) for mode in ("int", "fake")]
     np.testing.assert_array_equal(runs[0].outputs[0], runs[1].outputs[0])
@@ -192,11 +198,9 @@ def test_extremes_of_channels(data):
 
 
 def test_a_calibration_that_is_taken_up_again_has_its_channels(tmp_path):
-    from porter.data import open_data
-
     graph = porter.load(unequal())
     planned = plan(graph, Scheme.of(Target.load("onnxruntime")), width="int8")
-    data = open_data(images(), graph.inputs)
+    data = data_of(images(), graph)
 
     def run(state=None):
         return calibrate(graph, planned.observed, data, "min_max", channels=planned.channels, state=state)
@@ -206,3 +210,13 @@ def test_a_calibration_that_is_taken_up_again_has_its_channels(tmp_path):
     want, got = run(), run(kept)
     for key, array in want.state().items():
         np.testing.assert_array_equal(array, got.state()[key])
+
+
+def test_no_channel_reaches_beyond_the_range_of_all():
+    graph, scheme = porter.load(unequal()), Scheme.of(Target.load("onnxruntime"))
+    planned, data = plan(graph, scheme, width="int8"), data_of(images(), graph)
+    made = calibrate(graph, planned.observed, data, "min_max(use_avg)", channels=planned.channels)
+    found, most = made.encoding("relu_y", "int8", scheme), made.range_of("relu_y", "int8", scheme)[1]
+    np.testing.assert_allclose(found.maximum, np.minimum(1.25 * relus(images()).max((0, 2, 3)), most), rtol=1e-5)
+    assert found.maximum[0] == most < relus(images()).max()
+    assert found.observer == "min_max(use_avg) by channel"
