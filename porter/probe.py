@@ -39,6 +39,8 @@ Outcome = tuple[Case, Said]
 #: Cases with two things varied, for each kind.
 _COMBINATIONS = 4
 _SEED = 0
+#: The id of the source that a measured fact names.
+_SOURCE = "probed"
 #: A number is bisected in at most so many steps; a kind is asked about with at most so many models.
 _STEPS = 6
 
@@ -110,12 +112,13 @@ def probe(
     chosen = list(kinds) or list(SPECS)
     compiled_for = known.name if known.name in adapter.TARGETS else _root(known, adapter.TARGETS)
     raw = raw_entries(known.path)
+    proves = getattr(adapter, "PROVES", True)
     made = []
     with Asker(toolchain, compiled_for, kept or out.with_suffix(".answers.jsonl"), limit) as asker:
         for number, kind in enumerate(chosen):
             if progress:
                 progress(number, len(chosen))
-            made.append(derive(SPECS[kind], measure(asker, SPECS[kind]), raw.get(kind), known, _cite(asker)))
+            made.append(derive(SPECS[kind], measure(asker, SPECS[kind]), raw.get(kind), known, _SOURCE, proves))
         if progress:
             progress(len(chosen), len(chosen))
         head = _head(out, known, asker)
@@ -139,15 +142,23 @@ def _root(target: Target, known: Collection[str]) -> str:
 # -- asking --------------------------------------------------------------------------------------------------------
 
 
-def measure(asker: Asker, spec: Spec) -> list[Outcome]:
-    """Ask about every case of a kind; numbers are bisected between the last that runs and the first that does not."""
-    found: list[Outcome] = []
+def measure(asker: Asker, spec: Spec, depth: int = 2) -> list[Outcome]:
+    """Ask about every case of a kind; numbers are bisected between the last that runs and the first that does not.
+
+    ``depth``: 0 asks about the ordinary op alone, 1 with one thing varied, 2 also with two things varied at once.
+    """
+    plain = base_case(spec)
+    found: list[Outcome] = [(plain, asker.case(plain))]
+    if not depth:
+        return found
     for case in cases(spec):
-        found.append((case, asker.case(case)))
+        if case.label != plain.label:
+            found.append((case, asker.case(case)))
     for varied in spec.varied:
         if isinstance(varied, Range):
             found += _bisected(asker, spec, varied, found)
-    found += [(case, asker.case(case)) for case in combinations(spec, _COMBINATIONS, _SEED)]
+    if depth > 1:
+        found += [(case, asker.case(case)) for case in combinations(spec, _COMBINATIONS, _SEED)]
     return found
 
 
@@ -174,11 +185,17 @@ def _runs(said: Said) -> bool:
 
 # -- what follows --------------------------------------------------------------------------------------------------
 
+_MEASURED = {"certainty": "measured"}
 _KEPT = ("names", "dtypes", "operand_dtypes", "output_dtypes", "const_inputs", "quantized")
 
 
 def derive(
-    spec: Spec, outcomes: Sequence[Outcome], known: Mapping[str, Any] | None, target: Target, source: str
+    spec: Spec,
+    outcomes: Sequence[Outcome],
+    known: Mapping[str, Any] | None,
+    target: Target,
+    source: str,
+    proves: bool = True,
 ) -> Measured:
     """What the outcomes say of a kind; see the module.
 
@@ -188,6 +205,7 @@ def derive(
         known: what the target's file says of the kind, as it stands in the file (limits as tables).
         target: the target that is corrected.
         source: the id of the source to name, with nothing behind it.
+        proves: whether the device runs what the compiler takes; otherwise certain limits stay, whatever it takes.
     """
     good = [case for case, said in outcomes if _runs(said)]
     bad = [(case, said) for case, said in outcomes if not _runs(said)]
@@ -197,8 +215,8 @@ def derive(
         entry |= _nowhere(bad, target)
         limits: list[dict[str, Any]] = []
     else:
-        limits, contradicted = _kept(known, good)
-        limits += _added(spec, outcomes, limits)
+        limits, contradicted = _kept(known, good, source, proves, guesses=bool(spec.varied) and len(outcomes) == 1)
+        limits += _added(spec, outcomes, limits, bool(known and known.get("certainty") == "certain"))
         entry |= _dtypes(entry, good, target)
         refused = [(case, said) for case, said in bad if said.placement != "cpu"]
         if refused and target.runtime.fallback == "host":
@@ -247,13 +265,20 @@ def _nowhere(bad: Sequence[Outcome], target: Target) -> dict[str, Any]:
     return made
 
 
-def _kept(known: Mapping[str, Any] | None, good: Sequence[Case]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The limits of the file that the compiler does not contradict, and those that it does."""
+def _kept(
+    known: Mapping[str, Any] | None, good: Sequence[Case], source: str, proves: bool, guesses: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The limits of the file that the compiler does not contradict, and those that it does.
+
+    Those that were ``guesses`` stay only where nothing was measured around them.
+    """
     limits, contradicted = [], []
     for limit in (known or {}).get("limits", ()):
-        if limit.get("certainty") == "unknown":
-            continue  # a guess: what was measured stands in its place
-        against = next((case for case in good if _holds(limit, case.op) is False), None)
+        # What was measured now stands in the place of a guess, and of what was measured before.
+        if (limit.get("certainty") == "unknown" and not guesses) or limit.get("source") == source:
+            continue
+        sure = not proves and limit.get("certainty") == "certain"
+        against = None if sure else next((case for case in good if _holds(limit, case.op) is False), None)
         if against is None:
             limits.append(dict(limit))
         else:
@@ -261,8 +286,13 @@ def _kept(known: Mapping[str, Any] | None, good: Sequence[Case]) -> tuple[list[d
     return limits, contradicted
 
 
-def _added(spec: Spec, outcomes: Sequence[Outcome], limits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Limits for what does not run and that nothing forbids yet."""
+def _added(
+    spec: Spec, outcomes: Sequence[Outcome], limits: Sequence[Mapping[str, Any]], documented: bool
+) -> list[dict[str, Any]]:
+    """Limits for what does not run and that nothing forbids yet.
+
+    Where the op's limits are ``documented``, what is beyond the numbers that were tried is known.
+    """
     added: list[dict[str, Any]] = []
 
     def open_(case: Case) -> bool:
@@ -270,14 +300,20 @@ def _added(spec: Spec, outcomes: Sequence[Outcome], limits: Sequence[Mapping[str
 
     plain_runs = _runs(outcomes[0][1])
     if not plain_runs:
-        allowed = [case.label for case, said in outcomes if isinstance(case.varied, Choice) and _runs(said)]
+        together = [case.label for case, said in outcomes if case.varied is None and not _runs(said)]
+        allowed = [
+            case.label
+            for case, said in outcomes
+            if isinstance(case.varied, Choice) and _runs(said) and not any(case.label in text for text in together)
+        ]
         if allowed:
             why = f"only these were seen to run; otherwise {_why(outcomes[0][1])}"
-            added.append({"expr": " or ".join(f"({text})" for text in allowed), "why": why})
+            expr = " or ".join(f"({text})" for text in allowed) if len(allowed) > 1 else allowed[0]
+            added.append({"expr": expr, "why": why, **_MEASURED})
     for varied in spec.varied:
         own = [(case, said) for case, said in outcomes if case.varied is varied]
         if isinstance(varied, Range):
-            added += _range_limit(varied, own, open_)
+            added += _range_limit(varied, own, open_, documented)
         else:
             added += [_not(case, said) for case, said in own if not _runs(said) and open_(case)]
     for case, said in outcomes:
@@ -286,24 +322,26 @@ def _added(spec: Spec, outcomes: Sequence[Outcome], limits: Sequence[Mapping[str
     return added
 
 
-def _range_limit(varied: Range, own: Sequence[Outcome], open_: Callable[[Case], bool]) -> list[dict[str, Any]]:
+def _range_limit(
+    varied: Range, own: Sequence[Outcome], open_: Callable[[Case], bool], documented: bool
+) -> list[dict[str, Any]]:
     runs = {case.value: _runs(said) for case, said in own if case.value is not None}
     good = sorted(value for value, fine in runs.items() if fine)
     bad = [(case, said) for case, said in own if not _runs(said) and open_(case)]
     if not good:
         return []
     if not bad:
-        if not all(runs.values()):
+        if documented or not all(runs.values()):
             return []
         why = f"nothing larger than {good[-1]} was compiled"
         return [{"expr": f"{varied.fact} <= {good[-1]}", "why": why, "certainty": "unknown"}]
     why = _why(bad[0][1])
     if all(case.value is not None and case.value > good[-1] for case, _ in bad):
-        return [{"expr": f"{varied.fact} <= {good[-1]}", "why": why}]
+        return [{"expr": f"{varied.fact} <= {good[-1]}", "why": why, **_MEASURED}]
     if all(case.value is not None and case.value < good[0] for case, _ in bad):
-        return [{"expr": f"{varied.fact} >= {good[0]}", "why": why}]
+        return [{"expr": f"{varied.fact} >= {good[0]}", "why": why, **_MEASURED}]
     values = ", ".join(map(str, good)) + ("," if len(good) == 1 else "")
-    return [{"expr": f"{varied.fact} in ({values})", "why": why}]
+    return [{"expr": f"{varied.fact} in ({values})", "why": why, **_MEASURED}]
 
 
 def _plain_first(refused: Sequence[Outcome]) -> Sequence[Outcome]:
@@ -314,8 +352,8 @@ def _plain_first(refused: Sequence[Outcome]) -> Sequence[Outcome]:
 
 def _not(case: Case, said: Said) -> dict[str, Any]:
     if case.label == "plain":
-        return {"expr": "False", "why": _why(said)}
-    return {"expr": _negated(case.label), "why": _why(said)}
+        return {"expr": "False", "why": _why(said), **_MEASURED}
+    return {"expr": _negated(case.label), "why": _why(said), **_MEASURED}
 
 
 _COMPARED = re.compile(r"^([^()]*(?:\([^()]*\))?[^()]*?) (==|!=|<=|>=|<|>) ([^ ]+|'[^']*'|\([^()]*\))$")
@@ -378,12 +416,15 @@ def raw_entries(path: Path) -> dict[str, dict[str, Any]]:
     base = data["target"].get("extends")
     found = raw_entries(Target.load(base).path) if base else {}
     shared = data.get("limits", {})
+    default = {key: data["target"][key] for key in ("certainty", "source") if key in data["target"]}
 
     def own(table: Mapping[str, Any]) -> dict[str, Any]:
-        made = {key: value for key, value in table.items() if key != "kinds"}
+        made = {**default, **{key: value for key, value in table.items() if key != "kinds"}}
+        said = {"certainty": default.get("certainty", "certain"), "source": made.get("source", "")}
         for key in ("limits", "host_limits"):
             if key in made:
-                made[key] = [dict(shared[one]) if isinstance(one, str) else dict(one) for one in made[key]]
+                own = [shared[one] if isinstance(one, str) else one for one in made[key]]
+                made[key] = [{"expr": one["expr"], **said, **one} for one in own]
         return made
 
     for kind, table in data.get("ops", {}).items():
@@ -392,10 +433,6 @@ def raw_entries(path: Path) -> dict[str, dict[str, Any]]:
         for kind in group["kinds"]:
             found[kind] = own(group)
     return found
-
-
-def _cite(asker: Asker) -> str:
-    return "probed"
 
 
 def _head(out: Path, known: Target, asker: Asker) -> str:

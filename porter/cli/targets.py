@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from porter.cli.app import app
-from porter.cli.options import Format, Overwrite, console
+from porter.cli.options import Format, Overwrite, console, counter, progress
 
 NameOrFile = Annotated[str, typer.Argument(help="A device, or the path of a .toml.", show_default=False)]
 
@@ -107,6 +107,43 @@ def schema(
         print(json.dumps(target_schema(), indent=2))
     else:
         print(write_schema(output, overwrite))
+
+
+@targets.command()
+def probe(
+    toolchain: Annotated[str, typer.Option("--toolchain", help="vela, ncnn, nncase, tpu-mlir or esp.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .toml to write.", show_default=False)],
+    op: Annotated[list[str] | None, typer.Option("--op", help="Ask about this kind only; repeatable.")] = None,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="The device whose facts are corrected.")] = None,
+    limit: Annotated[float, typer.Option("--limit", help="The most seconds for one model.")] = 120.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Ask a vendor's compiler about models of one op, and write what it takes as a target file.
+
+    An interrupted run goes on where it was: answers are kept beside the file.
+    """
+    from porter.probe import probe
+    from porter.report.probing import print_probed
+
+    with counter(f"asking {toolchain}") as count:
+        made = probe(toolchain, output, kinds=op or (), target=target, limit=limit, overwrite=overwrite, progress=count)
+    print_probed(console(), made)
+
+
+@targets.command()
+def install(
+    toolchain: Annotated[str, typer.Argument(help="vela, ncnn, nncase, tpu-mlir or esp.", show_default=False)],
+) -> None:
+    """Install a vendor's compiler into an environment of its own, for probe and emit --build."""
+    from porter.toolchains.environment import adapter, install, ready
+
+    made = adapter(toolchain)
+    known = ready(toolchain)
+    with progress() as say:
+        place = install(toolchain, say)
+    console().print(
+        f"{made.TITLE} ({made.LICENCE}) {'was there already' if known else 'installed'}: {place}", markup=False
+    )
 
 
 @targets.command()

@@ -10,6 +10,7 @@ artifact kind; each kind is one module of this package (:data:`KINDS`).
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import platform
 import re
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from porter.emit import vendor
 from porter.errors import PorterError
 from porter.files import atomic_dir, sha256
 from porter.graph import Graph
@@ -38,8 +40,8 @@ __all__ = ["GOLDEN", "KINDS", "Bundle", "Job", "emit"]
 #: The module that writes each artifact kind; its ``write(job, folder)`` fills the folder and returns its part of the
 #: manifest.
 KINDS = {"cambricon-torch13": "porter.emit.cambricon_torch13", "onnx": "porter.emit.onnx"}
-#: At most so many of the inputs become golden cases.
-GOLDEN = 4
+#: At most so many of the inputs become golden cases, and so many go along for a vendor's compiler to calibrate on.
+GOLDEN, SAMPLES = 4, 64
 SCHEMA_VERSION = "1.0"
 
 
@@ -61,13 +63,14 @@ class Job:
     """What a kind's ``write`` works from.
 
     ``cases`` are the golden ones: inputs, and the outputs of ``graph`` for them. ``name`` is the model's name, fit for
-    a file name. ``cores`` is how many cores of the device to compile for.
+    a file name. ``samples`` are inputs to calibrate on. ``cores`` is how many cores of the device to compile for.
     """
 
     graph: Graph
     target: Target
     name: str
     cases: list[tuple[list[Array], list[Array]]]
+    samples: Sequence[Sequence[Array]]
     quantized: Sequence[Quantized]
     cores: int | None
 
@@ -82,6 +85,7 @@ def emit(
     ledger: Ledger | None = None,
     evidence: Evidence | None = None,
     cores: int | None = None,
+    build: bool = False,
     overwrite: bool = False,
 ) -> Bundle:
     """Write the bundle of a model that is legal for its target.
@@ -90,17 +94,19 @@ def emit(
         graph: the model; it is run on the golden inputs.
         target: ``target.artifact.kind`` chooses what is written.
         out: the folder to make.
-        inputs: golden inputs, one list of arrays for each case; the first :data:`GOLDEN` are used.
+        inputs: one list of arrays for each case; the first :data:`GOLDEN` are golden, the first :data:`SAMPLES` are
+            what a vendor's compiler calibrates on.
         quantized: quantized versions of this very graph, at most one of each dtype.
         ledger: how the model was rewritten, for the manifest.
         evidence: the proof of that, for the manifest.
         cores: device cores that one inference uses (default: the target's).
+        build: run the vendor's compiler in the bundle; what it makes is part of it.
         overwrite: replace ``out`` if porter made it.
 
     Raises:
         PorterError: PT342 no such artifact kind, no golden input, or a core count that the target lacks; PT340 and
             PT341 from the generated source; PT413 quantized parameters of another model; PT510 to PT512 when the
-            folder cannot be written. Nothing is left behind then.
+            folder cannot be written; with ``build`` PT781 and PT784 of the compiler. Nothing is left behind then.
     """
     artifact = target.artifact
     kind = artifact.kind if artifact is not None else ""
@@ -113,24 +119,24 @@ def emit(
     if cores is not None and allowed and cores not in allowed:
         raise PorterError("PT342", f"{target.name} compiles for {', '.join(map(str, allowed))} cores, not {cores}")
     _check_quantized(graph, quantized)
+    if build:
+        vendor.can_build(target)
     with atomic_dir(out, overwrite) as folder:
-        cases = []
-        for item in inputs:
-            feeds = [np.ascontiguousarray(a) for a in item]
-            cases.append((feeds, graph.run(feeds)))
-            if len(cases) == GOLDEN:
-                break
+        samples = [[np.ascontiguousarray(a) for a in item] for item in itertools.islice(inputs, SAMPLES)]
+        cases = [(feeds, graph.run(feeds)) for feeds in samples[:GOLDEN]]
         if not cases:
             raise PorterError("PT342", "there is no golden input", fix="Give at least one input (--data).")
         default = artifact.default_cores if artifact is not None else None
-        job = Job(graph, target, _file_name(graph.source), cases, quantized, cores or default)
+        job = Job(graph, target, _file_name(graph.source), cases, samples, quantized, cores or default)
         _write_golden(folder / "golden.npz", job)
         manifest = _manifest(job, kind, ledger, evidence)
         manifest.update(import_module(KINDS[kind]).write(job, folder))
         for made in quantized:
             if made.preprocess is not None:
                 (folder / "preprocess.toml").write_text(made.preprocess.to_toml(), encoding="utf-8")
-        names = sorted(p.name for p in folder.iterdir())
+        if build:
+            vendor.build(target, folder)
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = {name: sha256(folder / name) for name in names}
         manifest["files"] = {
             name: {"sha256": digest, "bytes": (folder / name).stat().st_size} for name, digest in files.items()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundle for a target that reads ONNX: the model, its quantized forms with QDQ, golden data, a manifest."""
+"""The bundle for a target that reads ONNX: the model, its quantized forms with QDQ, golden data, a manifest; where a
+vendor's compiler comes next, the script that calls it (:mod:`porter.emit.vendor`)."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ __all__ = ["write"]
 
 def write(job: Job, folder: Path) -> dict[str, Any]:
     """Fill ``folder``: ``model.onnx``, and ``model_int8.onnx`` or ``model_int16.onnx`` with QuantizeLinear and
-    DequantizeLinear; returns the keys that this kind adds to the manifest."""
+    DequantizeLinear, and the compiler's script; returns the keys that this kind adds to the manifest."""
     from porter.dialects.onnx import OnnxGraph
+    from porter.emit import vendor
     from porter.emit.bundle import quantization_of
     from porter.quantize.writers import write_qdq
 
@@ -27,4 +29,4 @@ def write(job: Job, folder: Path) -> dict[str, Any]:
         write_qdq(made, folder / name)
         made.encodings.save(folder / f"encodings_{made.encodings.dtype}.json")
         quantization[made.encodings.dtype] = {**quantization_of(made), "file": name}
-    return {"onnx": {"file": "model.onnx"}, "quantization": quantization}
+    return {"onnx": {"file": "model.onnx"}, "quantization": quantization, **vendor.write(job, folder)}

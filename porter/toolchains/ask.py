@@ -27,6 +27,7 @@ _SAMPLES = 4
 #: The opset of the models: one that every toolchain here reads.
 OPSET = 13
 
+_OF_SHAPES = frozenset({"shape", "size", "fill"})
 _ORDER: tuple[Verdict, ...] = ("native", "unknown", "host", "unsupported")
 _PLACES: dict[Verdict, str] = {"native": "accelerator", "host": "cpu", "unsupported": "refused", "unknown": "unknown"}
 
@@ -47,7 +48,7 @@ class Said:
 def verdict_of(graph: Graph, target: Target) -> tuple[Verdict, list[str]]:
     """The worst verdict of a model's ops as they are, before any rewrite, and the reasons for it.
 
-    Ops on constants alone are left out: every toolchain folds them.
+    Ops on constants alone, or on nothing but a shape that is known, are left out: every toolchain folds them.
     """
     constant: set[str] = set()
     worst: Verdict = "native"
@@ -56,7 +57,8 @@ def verdict_of(graph: Graph, target: Target) -> tuple[Verdict, list[str]]:
     if against:
         worst, reasons = "unsupported", [str(reason) for reason in against]
     for op in graph.ops():
-        if op.kind != "random" and all(v.is_const or v.name in constant for v in op.operands) and op.operands:
+        known = op.kind in _OF_SHAPES and all(v.shape is not None for v in op.operands)
+        if op.kind != "random" and (known or all(v.is_const or v.name in constant for v in op.operands)):
             constant.update(out.name for out in op.outputs)
             continue
         said = target.judge(op)

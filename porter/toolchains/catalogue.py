@@ -80,7 +80,7 @@ _CONV_VARIED: tuple[Range | Choice, ...] = (
     Choice("not bias_present", {"bias": False}),
 )
 _POOL_VARIED: tuple[Range | Choice, ...] = (
-    Range("max(kernel_h, kernel_w)", (1, 2, 3, 5, 7, 9, 11), lambda n: {"k": n, "pad": n // 2}),
+    Range("max(kernel_h, kernel_w)", (1, 2, 3, 5, 7, 9, 11, 13), lambda n: {"k": n, "pad": n // 2}),
     Range("max(stride_h, stride_w)", (1, 2, 3, 4), lambda n: {"stride": n}),
     Choice("max(pad_top, pad_bottom, pad_left, pad_right) == 0", {"pad": 0}),
     Choice("pad_top != pad_bottom or pad_left != pad_right", {"pad": ((0, 1), (0, 1))}),
@@ -318,6 +318,7 @@ def _specs() -> Iterator[Spec]:
             Choice("max(steps) == 2 and axes == (3,)", {"axis": 3, "step": 2}),
             Choice("max(steps) == 2 and axes == (1,)", {"axis": 1, "step": 2}),
             Choice("max(steps) == 3", {"axis": 3, "step": 3}),
+            Choice("min(steps) < 0", {"axis": 3, "start": 9, "step": -1}),
             Choice("rank == 3", {"x": make.RANKS[3]}),
             Choice("rank == 2", {"x": make.RANKS[2]}),
         ),

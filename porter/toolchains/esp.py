@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """esp-ppq (Apache-2.0) for the ESP32-P4: quantizes to int8 with exponents, writes .espdl, runs in its own executor.
 
-It does not say what the device's library can run: operators that it leaves in float are told as on the CPU.
+It does not say what the library on the device can run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ PYTHONS = ("3.11", "3.12")
 PACKAGES = (("esp-ppq==1.3.12", "torch==2.13.0", "onnxruntime==1.32.0"),)
 VERSIONS = ("esp-ppq",)
 ARTIFACTS = (".espdl",)
+#: ESP-DL, the library on the device, has limits that esp-ppq does not check.
+PROVES = False
 NUMERICS = "int8"
 TARGETS = {"esp32p4": {"target": "esp32p4"}}
 

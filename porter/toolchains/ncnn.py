@@ -16,8 +16,8 @@ from typing import Any
 
 TITLE = "pnnx and ncnn"
 LICENCE = "BSD-3-Clause"
-PYTHONS = ("3.11", "3.12", "3.10")
-PACKAGES = (("numpy==2.2.6",), ("--no-deps", "ncnn==1.0.20261020", "pnnx==20261020"))
+PYTHONS = ("3.11", "3.12")
+PACKAGES = (("numpy==2.4.6",), ("--no-deps", "ncnn==1.0.20261020", "pnnx==20261020"))
 VERSIONS = ("pnnx", "ncnn")
 ARTIFACTS = (".ncnn.param", ".ncnn.bin")
 #: An op alone does not tell pnnx which axis is the batch.

@@ -7,6 +7,8 @@ It wants shapes known and constants folded, and does not say what the KPU comput
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ def run(job: dict[str, Any], stage: Any) -> dict[str, Any]:
     np, nncase, onnx = (importlib.import_module(name) for name in ("numpy", "nncase", "onnx"))
     feeds = np.load(job["feeds"])
     path = Path(job["model"])
+    if job["simplify"]:
+        stage("onnxsim")  # in a process of its own: with nncase in the same one it aborts
+        subprocess.run([sys.executable, "-m", "onnxsim", str(path), str(path)], check=True)
     stage("import")
     onnx.save(onnx.shape_inference.infer_shapes(onnx.load(path)), path)
     options = nncase.CompileOptions()

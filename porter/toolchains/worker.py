@@ -9,6 +9,7 @@ adapters run under Python 3.10 and newer and import nothing of porter's: porter 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import json
 import os
@@ -133,6 +134,8 @@ def main() -> None:
     # Console scripts of the environment (onnx2tf calls onnxsim) are found beside its interpreter.
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
     ready = {"ready": True, **module.load(shutil.which)}
+    gc.collect()
+    gc.freeze()  # a collection in a forked process would walk, and copy, all that was loaded
     answers.write(json.dumps(ready) + "\n")
     answers.flush()
     serve(module, sys.stdin, answers)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of docs/judges.md, from the rows that were measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from .measure import Row
+
+__all__ = ["false_natives", "one", "page"]
+
+PORTER = ("accelerator", "cpu", "refused", "unknown")
+COMPILER = ("accelerator", "cpu", "refused", "wrong")
+TITLES = {
+    "accelerator": "accelerator",
+    "cpu": "host CPU",
+    "refused": "refused",
+    "unknown": "not known",
+    "wrong": "wrong numbers",
+}
+
+
+def false_natives(rows: Iterable[Row]) -> list[Row]:
+    """Rows that porter puts on the accelerator and the compiler does not."""
+    return [row for row in rows if row.porter == "accelerator" and row.compiler != "accelerator"]
+
+
+def _share(rows: Sequence[Row]) -> str:
+    return f"{sum(row.agrees for row in rows) / len(rows):.1%} of {len(rows)}" if rows else "-"
+
+
+def one(name: str, versions: Mapping[str, str], rows: Sequence[Row]) -> str:
+    """One line of a target."""
+    said = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return (
+        f"{name} ({said}): agreement {_share(rows)}, {len(false_natives(rows))} native that the compiler does not take"
+    )
+
+
+def page(judged: Mapping[str, tuple[Mapping[str, str], Sequence[Row]]]) -> str:
+    """Everything: a summary, then for each target its confusion table, its disagreements and its whole models."""
+    lines = [
+        "| target | toolchain | ops | held-out ops | whole models | native, and the compiler does not take it |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (versions, rows) in judged.items():
+        groups = [[row for row in rows if row.group == group] for group in ("op", "held out", "model")]
+        said = ", ".join(f"{package} {version}" for package, version in versions.items())
+        lines.append(f"| {name} | {said} | {' | '.join(map(_share, groups))} | {len(false_natives(rows))} |")
+    lines += ["", *_after(judged)]
+    for name, (_, rows) in judged.items():
+        lines += ["", f"## {name}", "", *_confusion(rows), "", *_disagreements(rows), "", *_models(rows)]
+    return "\n".join(lines)
+
+
+def _confusion(rows: Sequence[Row]) -> list[str]:
+    count = Counter((row.porter, row.compiler) for row in rows)
+    lines = [
+        "| porter says | " + " | ".join(f"compiler: {TITLES[c]}" for c in COMPILER) + " |",
+        "|---" * (len(COMPILER) + 1) + "|",
+    ]
+    lines += [f"| {TITLES[p]} | " + " | ".join(str(count[p, c]) for c in COMPILER) + " |" for p in PORTER]
+    return lines
+
+
+def _cell(text: str, width: int = 160) -> str:
+    text = " ".join(text.replace("|", "/").split())
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _disagreements(rows: Sequence[Row]) -> list[str]:
+    apart = [row for row in rows if not row.agrees]
+    if not apart:
+        return ["No disagreement."]
+    lines = [
+        "| disagreement | porter | compiler | why porter says so | what the compiler says |",
+        "|---|---|---|---|---|",
+    ]
+    for row in apart:
+        lines.append(
+            f"| {_cell(row.name)} | {TITLES[row.porter]} | {TITLES[row.compiler]} | "
+            f"{_cell('; '.join(row.reasons) or 'every op is native')} | {_cell(row.said or 'it runs')} |"
+        )
+    return lines
+
+
+def _models(rows: Sequence[Row]) -> list[str]:
+    lines = ["| model | porter | compiler | cosine | worst column | dead columns | after porter rewrite | cosine |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for row in rows:
+        if row.group == "model":
+            after = TITLES.get(row.after, row.after) or "-"
+            if row.after == "not legal":
+                after = f"not legal ({_cell(row.after_said, 80)})"
+            lines.append(
+                f"| {row.name} | {TITLES[row.porter]} | {TITLES[row.compiler]} | {_number(row.cosine)} | "
+                f"{_number(row.column)} | {row.dead} | {after} | {_number(row.after_cosine)} |"
+            )
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _after(judged: Mapping[str, tuple[Mapping[str, str], Sequence[Row]]]) -> list[str]:
+    lines = ["What the compiler refuses, computes wrongly or sends to its CPU as it comes, after `porter rewrite`:", "",
+             "| target | models of one op | then on the accelerator | whole models | then on the accelerator |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for name, (_, rows) in judged.items():
+        cells = []
+        for whole in (False, True):
+            left = [row for row in rows if row.compiler != "accelerator" and (row.group == "model") == whole]
+            cells += [str(len(left)), str(sum(row.after == "accelerator" for row in left))]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
