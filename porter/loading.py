@@ -89,6 +89,7 @@ def load(
     factory: str | Callable[..., Any] | None = None,
     factory_args: Mapping[str, Any] | None = None,
     run_pickled_code: bool = False,
+    batch: int | None = None,
 ) -> Graph:
     """Capture a model as a graph with static shapes.
 
@@ -101,23 +102,29 @@ def load(
             checkpoint holds, or the function itself. It is imported and called: it is the user's own code.
         factory_args: keyword arguments for it.
         run_pickled_code: unpickle a whole module, which runs whatever code the file names.
+        batch: of an ONNX model, the extent of the first axis of every input that leaves it open.
 
     Raises:
-        PorterError: PT501 to PT507, PT513 to PT515, PT518: the file, what is wrong with it, and what to do.
+        PorterError: PT501 to PT507, PT513 to PT515, PT518: the file, what is wrong with it, and what to do. PT519 for a
+            batch that is no size, or of a model that is not ONNX.
     """
     if isinstance(model, Graph):
         return model
+    if batch is not None and batch < 1:
+        raise PorterError("PT519", f"the batch is {batch}", "--batch", "Give 1 or more.")
     specs = parse_inputs(inputs)
     if model is None:
         if factory is None:
             raise PorterError("PT503", "no model was given", fix="Name a file, or --model package.module:factory.")
+        _no_batch(batch, _factory_name(factory))
         module = _build(factory, factory_args or {})
         return _capture(module, specs, _factory_name(factory))
     if isinstance(model, (str, Path)):
-        return _load_file(Path(model), specs, factory, factory_args or {}, run_pickled_code)
+        return _load_file(Path(model), specs, factory, factory_args or {}, run_pickled_code, batch)
     if type(model).__module__.partition(".")[0] == "onnx":
-        return _onnx(model, specs, "ModelProto")
+        return _onnx(model, specs, "ModelProto", batch)
     if "torch" in sys.modules and isinstance(model, sys.modules["torch"].nn.Module):
+        _no_batch(batch, type(model).__name__)
         return _capture(model, specs, type(model).__name__)
     raise PorterError(
         "PT503", f"a {type(model).__module__}.{type(model).__qualname__} is not a model",
@@ -162,12 +169,14 @@ def _load_file(
     factory: str | Callable[..., Any] | None,
     factory_args: Mapping[str, Any],
     run_pickled_code: bool,
+    batch: int | None,
 ) -> Graph:
     from porter.checkpoint import kind_of
 
     kind = kind_of(path)
     if kind.name == "onnx":
-        return _onnx(path, specs, path.name)
+        return _onnx(path, specs, path.name, batch)
+    _no_batch(batch, path.name)
     if kind.name == "pt2":
         from porter.dialects.fx import FxGraph
 
@@ -207,11 +216,19 @@ def _module_of_file(
     )  # fmt: skip
 
 
-def _onnx(model: Any, specs: list[InputSpec], source: str) -> Graph:
+def _no_batch(batch: int | None, source: str) -> None:
+    if batch is not None:
+        raise PorterError(
+            "PT519", f"{source} is not an ONNX model, and its batch belongs to the shapes of its inputs", "--batch",
+            "Give whole shapes: --input images:1x3x640x640.",
+        )  # fmt: skip
+
+
+def _onnx(model: Any, specs: list[InputSpec], source: str, batch: int | None) -> Graph:
     from porter.dialects.onnx import OnnxGraph
 
     named = {name if name is not None else i: (shape, dtype) for i, (name, shape, dtype) in enumerate(specs)}
-    return OnnxGraph.load(model, named, source=source)
+    return OnnxGraph.load(model, named, source=source, batch=batch)
 
 
 def _torchscript(path: Path, specs: list[InputSpec]) -> Graph:

@@ -12,6 +12,7 @@ import typer
 from porter.cli.app import app
 from porter.cli.options import (
     Allow,
+    Batch,
     ExplainPlan,
     Factory,
     FactoryArgs,
@@ -61,6 +62,7 @@ def check(
     factory: Factory = None,
     model_arg: FactoryArgs = None,
     input_: Inputs = None,
+    batch: Batch = None,
     allow: Allow = None,
     run_pickled_code: RunPickled = False,
     format_: Annotated[ReportFormat, typer.Option("--format", "-f", help="How to print the report.")] = (
@@ -105,7 +107,7 @@ def check(
         with progress():
             report = api.check(
                 model, chosen, input_, allow=allow or (), explain=explain_plan,
-                **loading(factory, model_arg, run_pickled_code),
+                **loading(factory, model_arg, run_pickled_code, batch),
             )  # fmt: skip
         if write_baseline:
             known = write_known(report, write_baseline, overwrite=overwrite)

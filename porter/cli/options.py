@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Allow",
     "Apply",
+    "Batch",
     "Calibration",
     "Container",
     "Data",
@@ -84,6 +85,10 @@ Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", "-i", help="name:1x3x640x640[:dtype], the shape of an input; repeatable."),
 ]
+Batch = Annotated[
+    int | None,
+    typer.Option("--batch", help="Extent of the first axis where an ONNX input leaves it open.", show_default=False),
+]
 RunPickled = Annotated[
     bool, typer.Option("--run-pickled-code", help="Load a pickled module, which runs the code that the file names.")
 ]  # fmt: skip
@@ -113,13 +118,16 @@ Preprocess = Annotated[
 OutputFormat = Annotated[Format, typer.Option("--format", "-f", help="How to print the report.")]
 
 
-def loading(factory: str | None, args: list[str] | None, run_pickled_code: bool) -> dict[str, Any]:
+def loading(
+    factory: str | None, args: list[str] | None, run_pickled_code: bool, batch: int | None = None
+) -> dict[str, Any]:
     from porter.loading import parse_model_arg
 
     return {
         "factory": factory,
         "factory_args": dict(parse_model_arg(text) for text in args or ()),
         "run_pickled_code": run_pickled_code,
+        **({} if batch is None else {"batch": batch}),
     }
 
 

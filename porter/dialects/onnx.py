@@ -96,6 +96,7 @@ class OnnxGraph(Graph):
         model: str | os.PathLike[str] | ModelProto,
         inputs: InputSpecs | None = None,
         source: str | None = None,
+        batch: int | None = None,
     ) -> OnnxGraph:
         """Load a model file, or take a ModelProto (which is shared, and must not be changed afterwards).
 
@@ -103,6 +104,7 @@ class OnnxGraph(Graph):
             model: a path, or a ModelProto whose weights are inside of it.
             inputs: shape and dtype (None: the model's own) by input name or position; needed for dynamic axes.
             source: the name for messages; default: the file's.
+            batch: the extent of the first axis of every input that leaves it open.
 
         Raises:
             PorterError: PT501 no such file, PT502 damaged, PT503 not a model, PT506 an input that does not fit, PT507
@@ -112,7 +114,7 @@ class OnnxGraph(Graph):
         if source is None:
             source = "ModelProto" if isinstance(model, ModelProto) else Path(model).name
         with no_collection():
-            return cls(read_model(model, inputs, source), source)
+            return cls(read_model(model, inputs, source, batch), source)
 
     @property
     def opset(self) -> int:

@@ -69,8 +69,11 @@ class Model:
     sparse: set[str] = field(default_factory=set)
 
 
-def read_model(model: str | os.PathLike[str] | ModelProto, inputs: InputSpecs | None, source: str) -> Model:
-    """Read and check a model; see the module. ``model`` itself is not changed.
+def read_model(
+    model: str | os.PathLike[str] | ModelProto, inputs: InputSpecs | None, source: str, batch: int | None = None
+) -> Model:
+    """Read and check a model; see the module. ``model`` itself is not changed. ``batch`` is the extent of first axes
+    that are open.
 
     Raises:
         PorterError: PT501 no such file, PT502 damaged, PT503 not a model, PT506 an input that does not fit, PT507 a
@@ -100,7 +103,7 @@ def read_model(model: str | os.PathLike[str] | ModelProto, inputs: InputSpecs | 
     _copy_fields(graph, shell.graph, "node", "initializer", "value_info", "input")
     shell.graph.input.extend(v for v in graph.input if v.name in set(names))
     shell.ir_version = max(shell.ir_version, 4)  # before 4, initializers had to be inputs as well
-    changed = _fix_inputs(shell.graph, inputs or {}, source)
+    changed = _fix_inputs(shell.graph, inputs or {}, source, batch)
 
     found = Model(
         shell, nodes, tensors, {}, names, [v.name for v in graph.output], opset, folder, bool(graph.value_info), sparse
@@ -362,8 +365,8 @@ def _dim(dim: Any) -> str:
     return str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?"
 
 
-def _fix_inputs(graph: GraphProto, wanted: InputSpecs, source: str) -> bool:
-    """Put the wanted shapes into the graph's inputs; whether that fixed anything."""
+def _fix_inputs(graph: GraphProto, wanted: InputSpecs, source: str, batch: int | None) -> bool:
+    """Put the wanted shapes, and the batch where it is open, into the graph's inputs; whether that fixed anything."""
     names = [v.name for v in graph.input]
     specs: dict[str, tuple[Sequence[int], str | None]] = {}
     have = f"{source} has: {'; '.join(_shown(v) for v in graph.input) or 'no inputs'}"
@@ -413,12 +416,25 @@ def _fix_inputs(graph: GraphProto, wanted: InputSpecs, source: str) -> bool:
                 tensor.shape.SetInParent()
                 for n in wished:
                     tensor.shape.dim.add(dim_value=n)
-        elif dims is None or not all(d.isdigit() for d in dims):
+            continue
+        if batch is not None and dims and not dims[0].isdigit():
+            tensor.shape.dim[0].dim_value = batch
+            dims[0] = str(batch)
+            changed = True
+        if dims is None or not all(d.isdigit() for d in dims):
+            only_batch = dims is not None and all(d.isdigit() for d in dims[1:])
             raise PorterError(
                 "PT507", _dynamic(value.name, dims), have,
-                f"Add --input {value.name}:{_example(dims)}",
+                f"Add --input {value.name}:{_example(dims)}" + (", or --batch 1" if only_batch else ""),
             )  # fmt: skip
+    if batch is not None and not any(_has_batch(value, batch) for value in graph.input):
+        raise PorterError("PT506", f"no input has an open first axis, or one of {batch}", have, "Leave --batch out.")
     return changed
+
+
+def _has_batch(value: ValueInfoProto, batch: int) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return len(dims) > 0 and dims[0].dim_value == batch
 
 
 def _dynamic(name: str, dims: Sequence[str] | None) -> str:
