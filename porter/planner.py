@@ -78,18 +78,24 @@ class _View:
         return _View(self._graph, producers, uses, self)
 
 
-@dataclass(slots=True)
 class _Offer:
     """A way to make an op legal: the rules in order, what they build, and what that costs."""
 
-    chain: tuple[Rule, ...]
-    fragment: Fragment
-    price: Price
+    __slots__ = ("_price", "_prices", "chain", "fragment", "rank")
+
+    def __init__(self, chain: tuple[Rule, ...], fragment: Fragment, prices: Prices) -> None:
+        self.chain, self.fragment = chain, fragment
+        #: Of the weakest claim among the rules.
+        self.rank = max(claim_rank(rule.claim) for rule in chain)
+        self._prices = prices
+        self._price: Price | None = None
 
     @property
-    def rank(self) -> int:
-        """Of the weakest claim among the rules."""
-        return max(claim_rank(rule.claim) for rule in self.chain)
+    def price(self) -> Price:
+        """Asked for where there is another offer to compare with; mostly there is none."""
+        if self._price is None:
+            self._price = self._prices.ops(self.fragment.ops)
+        return self._price
 
     @property
     def rating(self) -> tuple[int, float, int, int]:
@@ -99,8 +105,8 @@ class _Offer:
 class _Considered:
     """The rules that were asked about one op: the best offer, and why each of the others was not taken."""
 
-    def __init__(self, op: Op) -> None:
-        self._op = op
+    def __init__(self, prices: Prices) -> None:
+        self._prices = prices
         self.best: _Offer | None = None
         self._offers: list[_Offer] = []
         self._consent: list[Rule] = []
@@ -112,10 +118,11 @@ class _Considered:
     def refuse(self, rule: Rule, text: str, why: str = "") -> None:
         self._refused.append((rule, text, why or text))
 
-    def offer(self, chain: tuple[Rule, ...], fragment: Fragment, price: Price) -> None:
-        made = _Offer(chain, fragment, price)
+    def offer(self, chain: tuple[Rule, ...], fragment: Fragment) -> None:
+        made = _Offer(chain, fragment, self._prices)
         self._offers.append(made)
-        if self.best is None or made.rating < self.best.rating:
+        best = self.best
+        if best is None or made.rank < best.rank or (made.rank == best.rank and made.rating < best.rating):
             self.best = made
 
     @property
@@ -375,7 +382,7 @@ class Planner:
 
     def _plan_op(self, op: Op, judged: Judgement, view: _View, depth: int, trail: frozenset[str]) -> Planned:
         reasons, codes = _texts(judged), _codes(judged)
-        considered = _Considered(op)
+        considered = _Considered(self._prices)
         explain = self._explain and depth == 0
         for rule in rules_for(op.kind):
             if rule.optional or rule.name in trail:
@@ -398,7 +405,7 @@ class Planner:
             except NotApplicable as why:
                 considered.refuse(rule, f"{rule.name} does not apply: {why}", str(why))
                 continue
-            considered.offer((rule, *used), legal, self._prices.ops(legal.ops))
+            considered.offer((rule, *used), legal)
         candidates = considered.told() if explain else ()
         best = considered.best
         if best is not None:
