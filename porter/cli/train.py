@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -58,6 +59,21 @@ def _events(format_: Format, after_epoch: Callable[[Epoch, int], None] | None = 
         yield Events(step=step, **told)
 
 
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """After an interrupt, say what the next run will go on from."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        if _first():
+            print(
+                f"the epochs that were done are kept in {folder}; the same command goes on from there", file=sys.stderr
+            )
+        raise
+
+
 def _first() -> bool:
     """Whether this is the process that prints, of those that torchrun starts."""
     return os.environ.get("RANK", "0") == "0"
@@ -87,7 +103,13 @@ def train(
     from porter.train.stages import train
 
     chosen = load_config(config)
-    with _events(format_, lambda epoch, of: print_epoch(console(), epoch, of, chosen.monitor)) as events:
+
+    def after_epoch(epoch: Epoch, of: int) -> None:
+        print_epoch(console(), epoch, of, chosen.monitor)
+        # Whoever follows the log of a long training sees each epoch as it ends.
+        sys.stdout.flush()
+
+    with _kept(chosen.folder), _events(format_, after_epoch) as events:
         made = train(chosen, stage.value, restart=restart, events=events)
     _print(made, format_, print_stage)
     raise typer.Exit(0 if made.ok else 1)

@@ -123,7 +123,7 @@ def _prepared(made: Any, size: tuple[int, int], where: str) -> tuple[Tensor, tup
     try:
         img = torch.as_tensor(made)
         scales = None if scale is None else np.broadcast_to(np.asarray(scale, np.float64), (2,))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise PorterError("PT711", f"preprocess returned a {type(made).__name__}", where) from error
     img = img[None] if img.ndim == 3 else img
     if img.ndim != 4 or img.shape[0] != 1 or not img.is_floating_point():
