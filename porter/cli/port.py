@@ -12,6 +12,7 @@ from porter.cli.app import app
 from porter.cli.options import (
     Allow,
     Apply,
+    Batch,
     Container,
     Data,
     Dtype,
@@ -54,10 +55,14 @@ def rewrite(
     factory: Factory = None,
     model_arg: FactoryArgs = None,
     input_: Inputs = None,
+    batch: Batch = None,
     allow: Allow = None,
     apply: Apply = None,
     data: Data = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the result equal.")] = True,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0.0, help="Largest difference allowed, as a share of an output's range.")
+    ] = 1e-4,
     partition: Annotated[
         bool, typer.Option("--partition", help="Split off for the host what no rule makes legal (writes a folder).")
     ] = False,
@@ -90,8 +95,9 @@ def rewrite(
         check_output(output, overwrite, files(model, data), folder=True if partition or cut else None)
     chosen = Target.load(target)
     options: dict[str, Any] = {
-        "allow": allow or (), "apply": apply or (), "verify": verify, "data": data, "explain": explain_plan,
-        **loading(factory, model_arg, run_pickled_code),
+        "allow": allow or (), "apply": apply or (), "verify": verify, "data": data, "tolerance": tolerance,
+        "explain": explain_plan,
+        **loading(factory, model_arg, run_pickled_code, batch),
     }  # fmt: skip
     if partition or cut:
         _partition(model, chosen, input_, cut or ["auto"], output if not dry_run else None, overwrite, format_, options)
@@ -220,6 +226,7 @@ def emit(
     dtype: Annotated[list[Dtype] | None, typer.Option("--dtype", help="Quantized weights to add; repeatable.")] = None,
     preprocess: Preprocess = None,
     data: Data = None,
+    build: Annotated[bool, typer.Option("--build", help="Run the vendor's compiler too, if it is installed.")] = False,
     force: Force = False,
     overwrite: Overwrite = False,
     run_pickled_code: RunPickled = False,
@@ -243,8 +250,10 @@ def emit(
                 quantized.append(
                     api.quantize(graph, chosen, calibration, dtype=width.value, preprocess=preprocess, force=force)
                 )
-        say("writing the bundle")
-        bundle = api.emit(graph, chosen, output, quantized=quantized, data=data, overwrite=overwrite, force=force)
+        say("writing the bundle, and compiling it" if build else "writing the bundle")
+        bundle = api.emit(
+            graph, chosen, output, quantized=quantized, data=data, build=build, overwrite=overwrite, force=force
+        )
     print_bundle(console(), bundle)
 
 
@@ -256,6 +265,7 @@ def port(
     factory: Factory = None,
     model_arg: FactoryArgs = None,
     input_: Inputs = None,
+    batch: Batch = None,
     calibration: OptionalCalibration = None,
     dtype: Annotated[list[Dtype] | None, typer.Option("--dtype", help="Default int16; repeatable.")] = None,
     preprocess: Preprocess = None,
@@ -278,7 +288,7 @@ def port(
         ported = api.port(
             model, chosen, calibration, output, input_, dtypes=[d.value for d in dtype or [Dtype.int16]],
             preprocess=preprocess, allow=allow or (), apply=apply or (), overwrite=overwrite, progress=say,
-            **loading(factory, model_arg, run_pickled_code),
+            **loading(factory, model_arg, run_pickled_code, batch),
         )  # fmt: skip
     out = console()
     print_rewritten(ported.rewritten, chosen.title)
