@@ -610,6 +610,25 @@ def _affine_grid(s: Sequence[Any], a: Attrs) -> list[Shape]:
     return [(n, *spatial, len(spatial))]
 
 
+def _recurrent(s: Sequence[Any], a: Attrs) -> list[Shape]:
+    x, hidden = s[0], a["hidden"]
+    if len(x) != 3:
+        raise ValueError(f"{x} is not a batch of sequences")
+    d = 2 if a["direction"] == "bidirectional" else 1
+    first = bool(a["time_axis"]) if a["layout"] == "onnx" else a["layout"] == "batch_first"
+    n, t = x[:2] if first else x[1::-1]
+    if a["layout"] == "onnx":
+        y, state = ((n, t, d, hidden), (n, d, hidden)) if first else ((t, d, n, hidden), (d, n, hidden))
+        return [(y, state, state)[i] for i in a["outputs"]]
+    return [(n, t, d * hidden) if first else (t, n, d * hidden), (d * a["layers"], n, hidden)]
+
+
+def _lstm(s: Sequence[Any], a: Attrs) -> list[Shape]:
+    """Torch's last state of the cells is as wide as the first one; a projection leaves the other state narrower."""
+    outs = _recurrent(s, a)
+    return outs if a["layout"] == "onnx" else [*outs, s[-1]]
+
+
 def _windows(size: Sequence[int], a: Attrs) -> int:
     return prod(
         (n + 2 * p - d * (k - 1) - 1) // st + 1
@@ -690,6 +709,14 @@ def _d_same(v: Sequence[Any], a: Attrs) -> list[str | None]:
 
 def _d_pair(v: Sequence[Any], a: Attrs) -> list[str | None]:
     return [v[0].dtype, "int64"]
+
+
+def _d_recurrent(v: Sequence[Any], a: Attrs) -> list[str | None]:
+    return [v[0].dtype] * (len(a["outputs"]) if a["layout"] == "onnx" else 2)
+
+
+def _d_lstm(v: Sequence[Any], a: Attrs) -> list[str | None]:
+    return [v[0].dtype] * (len(a["outputs"]) if a["layout"] == "onnx" else 3)
 
 
 def _d_float(v: Sequence[Any], a: Attrs) -> list[str | None]:
@@ -867,6 +894,8 @@ def _table() -> dict[str, _Entry]:
     add("meshgrid", _meshgrid, _d_each)
     add("shape", _shape, _d_int64)
     add("size", _size, _d_int64)
+    add("gru rnn", _recurrent, _d_recurrent)
+    add("lstm", _lstm, _d_lstm)
     add("attention", _attention)
     add("quantize", _same, _d_attr)
     add("dequantize", _same, _d_float32)
@@ -892,7 +921,7 @@ def infer(kind: str, inputs: Sequence[Value | None], attrs: Attrs) -> list[Spec]
 
     Raises:
         ValueError: the operands or attributes do not fit the kind, or the kind's result is not static
-            (control flow, recurrent layers, ``dynamic_*``, kinds outside the vocabulary).
+            (control flow, ``dynamic_*``, kinds outside the vocabulary).
     """
     entry = _TABLE.get(kind)
     if entry is None:

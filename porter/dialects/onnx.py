@@ -27,6 +27,7 @@ import porter.dialects.onnx_lift_layers
 import porter.dialects.onnx_lower_index
 import porter.dialects.onnx_lower_layers
 import porter.dialects.onnx_lower_math
+import porter.dialects.onnx_lower_recurrent
 from porter.dialects import onnx_origin
 from porter.dialects.onnx_evaluate import evaluate, part_session
 from porter.dialects.onnx_fold import Constants
@@ -69,7 +70,7 @@ _FOLDED = 1 << 26
 #: Equal constants of up to this many elements are one initializer.
 _POOLED = 16
 
-assert porter.dialects.onnx_lower_index  # its import fills the table
+assert porter.dialects.onnx_lower_index and porter.dialects.onnx_lower_recurrent  # their import fills the table
 
 
 class OnnxGraph(Graph):

@@ -637,7 +637,7 @@ def _meshgrid(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
         L.expand(row, sizes, out)
 
 
-# -- attention, recurrent layers, quantization -------------------------------------------------------
+# -- attention, quantization -------------------------------------------------------
 
 
 @lowers("attention")
@@ -674,22 +674,6 @@ def _attention(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
     if hides:  # of a row that is hidden whole, which is 0 in Attention and in torch
         weights = L.emit("Where", [mask, weights, L.scalar(0, query)], shape=table, dtype=dtype)
     L.emit("MatMul", [weights, value], outs[0])
-
-
-@lowers("lstm", "gru", "rnn")
-def _recurrent(L: Lowering, op: Op, ins: list[Any], outs: list[str]) -> None:
-    a = op.attrs
-    if a.get("layout") != "onnx":
-        raise NoOnnxForm("a recurrent layer of torch has other gates and weights")
-    names = iter(outs)
-    results = [next(names) if i in a["outputs"] else "" for i in range(max(a["outputs"]) + 1)]
-    reset = int(a["linear_before_reset"]) if a.get("linear_before_reset") else None
-    directions = 2 if a["direction"] == "bidirectional" else 1
-    activations = ["Relu"] * directions if a.get("activation") == "relu" else None
-    L.emit_many(
-        op.kind.upper(), ins, results, hidden_size=int(a["hidden"]), direction=a["direction"],
-        layout=a.get("time_axis") or None, linear_before_reset=reset, activations=activations,
-    )  # fmt: skip
 
 
 _WIDE = ("int16", "uint16", "int4", "uint4")

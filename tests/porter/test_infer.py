@@ -215,4 +215,4 @@ def test_every_static_kind_is_known() -> None:
         except ValueError as error:
             if "cannot be inferred" in str(error):
                 unknown.add(kind)
-    assert unknown == {"lstm", "gru", "rnn", "if", "loop", "scan"}
+    assert unknown == {"if", "loop", "scan"}

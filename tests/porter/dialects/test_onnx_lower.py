@@ -439,6 +439,47 @@ def layer_cases() -> list[Case]:
     return cases
 
 
+def recurrent_cases() -> list[Case]:
+    """Layers of torch, with the initial state as an input and as a constant."""
+    cases: list[Case] = []
+    for kind, layers, both, first, biases in (
+        ("lstm", 1, False, False, True),
+        ("lstm", 2, True, True, True),
+        ("gru", 2, True, False, True),
+        ("gru", 1, False, True, False),
+        ("rnn", 2, False, False, True),
+        ("rnn", 1, True, True, False),
+    ):
+        d = 2 if both else 1
+        gates = {"lstm": 4, "gru": 3, "rnn": 1}[kind]
+        weights = []
+        for layer in range(layers):
+            for _ in range(d):
+                weights += [Const(rand(gates * 3, 5 if layer == 0 else 3 * d)), Const(rand(gates * 3, 3))]
+                weights += [Const(rand(gates * 3)), Const(rand(gates * 3))] if biases else []
+        states = [rand(layers * d, 2, 3) for _ in range(2 if kind == "lstm" else 1)]
+        attrs: dict[str, Any] = {
+            "hidden": 3,
+            "direction": "bidirectional" if both else "forward",
+            "layers": layers,
+            "layout": "batch_first" if first else "time_first",
+            "biases": biases,
+        }
+        if kind == "rnn":
+            attrs["activation"] = "relu" if both else "tanh"
+        name = f"rnn_{attrs['activation']}" if kind == "rnn" else kind
+
+        def run(x: Any, *rest: Any, name: str = name, options: Any = (biases, layers, 0.0, False, both, first)) -> Any:
+            count = 2 if name == "lstm" else 1
+            hx = rest[-count:] if count == 2 else rest[-1]
+            return getattr(torch, name)(x, hx, rest[:-count], *options)
+
+        x = rand(2, 4, 5) if first else rand(4, 2, 5)
+        cases.append((kind, [x, *weights, *states], attrs, T(run)))
+        cases.append((kind, [x, *weights, *map(Const, states)], attrs, T(run)))
+    return cases
+
+
 def reduction_cases() -> list[Case]:
     cases: list[Case] = []
     for keep in (False, True):
@@ -728,8 +769,8 @@ def quantize_cases() -> list[Case]:
 
 
 CASES = [
-    *unary_cases(), *binary_cases(), *layer_cases(), *reduction_cases(), *shape_cases(), *sample_cases(),
-    *quantize_cases(),
+    *unary_cases(), *binary_cases(), *layer_cases(), *recurrent_cases(), *reduction_cases(), *shape_cases(),
+    *sample_cases(), *quantize_cases(),
 ]  # fmt: skip
 
 
@@ -805,8 +846,15 @@ def test_every_kind_is_covered() -> None:
     """Each kind of the vocabulary has a lowering, and each lowering that gives numbers a case above."""
     kinds = {kind for kind in KINDS if not kind.startswith("dynamic_")}
     assert kinds - set(LOWER) == set()
-    elsewhere = {"lstm", "gru", "rnn", "if", "loop", "scan", "random", "roi_align"}
+    elsewhere = {"if", "loop", "scan", "random", "roi_align"}
     assert set(LOWER) - {case[0] for case in CASES} == elsewhere
+
+
+def test_projected_states_have_no_form() -> None:
+    attrs = {"hidden": 2, "direction": "forward", "layers": 1, "layout": "time_first", "biases": False}
+    weights = [Const(rand(12, 5)), Const(rand(12, 2)), Const(rand(2, 3))]
+    with pytest.raises(PorterError, match="projected states"):
+        one_op("lstm", [rand(4, 1, 5), *weights, rand(1, 1, 2), rand(1, 1, 3)], attrs, 17)
 
 
 @pytest.mark.parametrize("kind", ["random"])
