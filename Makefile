@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 # Two workers on two cores, one thread each: torch and onnxruntime would otherwise start a pool in every worker.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo demo-scale demo-prune demo-fcos demo-retinanet test lint test-torch13 test-upstream bench bench-quantize pages clean
+.PHONY: demo demo-scale demo-prune demo-fcos demo-retinanet test lint test-torch13 test-upstream bench bench-quantize judge judge-vela judge-ncnn judge-nncase judge-tpu-mlir judge-esp \
+	test-toolchains pages clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,7 +36,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: $(READY) lint  ## everything that needs nothing but this repository and the package index
-	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not torch13"
+	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not torch13 and not toolchain"
 
 test-torch13: $(READY)  ## the bundle in a real torch 1.3.1 on Python 3.7 (found on PATH, in pyenv, or PORTER_PYTHON37)
 	$(BIN)/python scripts/torch13_env.py
@@ -51,6 +52,15 @@ bench: $(READY)  ## speed and memory beside onnxsim, OnnxSlim and onnxscript, in
 bench-quantize: $(READY)  ## int8, int16 and W8A16 of eight trained models beside five other quantizers (ARGS=--help)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.quantize $(ARGS)
+
+judge: $(READY)  ## porter's verdicts before the vendors' compilers, which are installed where they can be (ARGS=--help)
+	$(BIN)/python -m benchmarks.judge $(ARGS)
+
+judge-vela judge-ncnn judge-nncase judge-tpu-mlir judge-esp: judge-%: $(READY)  ## the same for one toolchain; prints only
+	$(BIN)/python -m benchmarks.judge --toolchain $* $(ARGS)
+
+test-toolchains: $(READY)  ## the adapters before the real compilers, where they are installed
+	$(THREADS) $(BIN)/python -m pytest -m toolchain -rs
 
 pages: $(READY)  ## docs/targets and the JSON Schema of targets, from targets/*.toml
 	$(BIN)/porter targets pages docs/targets

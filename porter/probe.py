@@ -220,7 +220,9 @@ def derive(
         entry |= _dtypes(entry, good, target)
         refused = [(case, said) for case, said in bad if said.placement != "cpu"]
         if refused and target.runtime.fallback == "host":
-            entry["host_limits"] = [_not(case, said) for case, said in _plain_first(refused)]
+            entry["host_limits"] = _host_limits(
+                refused, [case for case, said in bad if said.placement == "cpu"], limits
+            )
     if limits:
         entry["limits"] = limits
     entry |= {"certainty": "measured", "source": source}
@@ -261,8 +263,21 @@ def _nowhere(bad: Sequence[Outcome], target: Target) -> dict[str, Any]:
     refused = [(case, said) for case, said in bad if said.placement != "cpu"]
     made: dict[str, Any] = {"device": "host", "note": _why(on_cpu[0])}
     if refused:
-        made["host_limits"] = [_not(case, said) for case, said in _plain_first(refused)]
+        made["host_limits"] = _host_limits(refused, [case for case, said in bad if said.placement == "cpu"], ())
     return made
+
+
+def _host_limits(
+    refused: Sequence[Outcome], on_cpu: Sequence[Case], limits: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What keeps an op off the host too: the limit that forbids a refused case, if nothing it forbids runs there."""
+    found: dict[str, dict[str, Any]] = {}
+    for case, said in _plain_first(refused):
+        against = next((one for one in limits if _holds(one, case.op) is False), None)
+        shared = against is not None and any(_holds(against, other.op) is False for other in on_cpu)
+        one = _not(case, said) if against is None or shared else dict(against)
+        found.setdefault(one["expr"], one)
+    return list(found.values())
 
 
 def _kept(
@@ -298,8 +313,7 @@ def _added(
     def open_(case: Case) -> bool:
         return all(_holds(limit, case.op) is not False for limit in (*limits, *added))
 
-    plain_runs = _runs(outcomes[0][1])
-    if not plain_runs:
+    if not _runs(outcomes[0][1]) and open_(outcomes[0][0]):
         together = [case.label for case, said in outcomes if case.varied is None and not _runs(said)]
         allowed = [
             case.label

@@ -56,12 +56,15 @@ def trained() -> dict[str, Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", help=f"of {','.join(TARGETS)}")
+    parser.add_argument("--toolchain", choices=sorted(environment.NAMES), help="the targets of one toolchain")
     parser.add_argument("--kinds", help="kinds of ops (default: all)")
     parser.add_argument("--no-rewrite", action="store_true", help="do not ask about rewritten models")
     parser.add_argument("--no-models", action="store_true", help="ops only")
     parser.add_argument("--no-install", action="store_true", help="skip toolchains that are not installed")
     args = parser.parse_args()
     names = args.targets.split(",") if args.targets else list(TARGETS)
+    if args.toolchain:
+        names = [name for name in names if environment.for_target(name) == args.toolchain]
     kinds = args.kinds.split(",") if args.kinds else list(SPECS)
     if unknown := [name for name in names if name not in TARGETS] + [kind for kind in kinds if kind not in SPECS]:
         raise SystemExit(f"there is no {', '.join(unknown)}")
@@ -82,13 +85,19 @@ def main() -> None:
         with err.status("starting") as status:
             say = status.update if err.is_terminal else (lambda _text: None)
             more = trained() if models and name in TRAINED else {}
-            rows = judge(Target.load(name), WORK / f"{name}.jsonl", {**models, **more}, say, rewrite=not args.no_rewrite,
-                         kinds=kinds)  # fmt: skip
+            rows = judge(
+                Target.load(name),
+                WORK / f"{name}.jsonl",
+                {**models, **more},
+                say,
+                rewrite=not args.no_rewrite,
+                kinds=kinds,
+            )
         judged[name] = environment.versions(toolchain), rows
         print(tables.one(name, *judged[name]), flush=True)
     text = tables.page(judged)
     print(text)
-    if args.targets is None and args.kinds is None and not args.no_models:
+    if not (args.targets or args.toolchain or args.kinds or args.no_models):
         head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
         PAGE.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
         data = {

@@ -71,11 +71,11 @@ def judge(target: Target, kept: Path, models: dict[str, Path], say: Callable[[st
     assert toolchain is not None
     rows = []
     with Asker(toolchain, target.name, kept) as asker:
-        lead = getattr(environment.adapter(toolchain), "LEAD", False)
+        lead = getattr(environment.adapter(toolchain), "LEAD", ())
         for group, case in _cases(target.name, kinds):
             say(f"{target.name}: {case.name}")
             said = asker.case(case)
-            shown = led(case) if lead else case
+            shown = led(case, lead)
             graph = OnnxGraph.from_ops(shown.ops, shown.inputs, shown.outputs, "porter", OPSET)
             feeds = [random_feeds(shown, seed) for seed in range(SAMPLES)]
             row = _row(case.name, group, graph, target, said)

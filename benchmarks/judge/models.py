@@ -2,7 +2,8 @@
 """Whole models for the judges: small networks in the styles that people bring, exported to ONNX as torch exports them.
 
 Nothing is cleaned up: Focus slices, in-place decoding, batch norms, Shape and Gather of a batch that was dynamic are
-what a compiler meets. Weights are random by a fixed seed; batch norms have seen data, so that activations keep their size.
+what a compiler meets. Weights are random by a fixed seed; batch norms have seen data, so that activations keep their
+size.
 """
 
 from __future__ import annotations

@@ -122,8 +122,7 @@ class Asker:
             return known
         from porter.dialects.onnx import OnnxGraph
 
-        if getattr(environment.adapter(self.toolchain), "LEAD", False):
-            case = led(case)
+        case = led(case, getattr(environment.adapter(self.toolchain), "LEAD", ()))
         graph = OnnxGraph.from_ops(case.ops, case.inputs, case.outputs, "porter", OPSET)
         return self.model(case.name, graph, [random_feeds(case, seed) for seed in range(_SAMPLES)])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -169,15 +169,15 @@ def _ordered(ops: list[Op]) -> tuple[Op, ...]:
     return tuple(found.values())
 
 
-def led(case: Case) -> Case:
-    """The case with a 1x1 convolution that changes nothing before each input of three to five axes.
+def led(case: Case, ranks: Collection[int]) -> Case:
+    """The case with a 1x1 convolution that changes nothing before each input of one of the ranks (3 to 5).
 
-    pnnx tells the batch axis from the layers around an op: of an op alone it may take another axis for it.
+    A compiler tells the batch axis, or the layout, from the layers around an op: of an op alone it may take another.
     """
     convs = []
     for value in case.inputs:
         shape = value.shape or ()
-        if value.dtype == "float32" and 3 <= len(shape) <= 5:
+        if value.dtype == "float32" and len(shape) in ranks:
             weight = np.eye(shape[1], dtype=np.float32).reshape(shape[1], shape[1], *(1,) * (len(shape) - 2))
             spatial = len(shape) - 2
             attrs = {"stride": (1,) * spatial, "padding": ((0, 0),) * spatial, "dilation": (1,) * spatial, "groups": 1}

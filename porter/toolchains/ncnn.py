@@ -20,8 +20,8 @@ PYTHONS = ("3.11", "3.12")
 PACKAGES = (("numpy==2.4.6",), ("--no-deps", "ncnn==1.0.20261020", "pnnx==20261020"))
 VERSIONS = ("pnnx", "ncnn")
 ARTIFACTS = (".ncnn.param", ".ncnn.bin")
-#: An op alone does not tell pnnx which axis is the batch.
-LEAD = True
+#: Ranks of inputs behind a convolution: an op alone does not tell pnnx which axis is the batch.
+LEAD = (3, 4, 5)
 NUMERICS = "float"
 TARGETS: dict[str, dict[str, Any]] = {"ncnn": {}}
 

@@ -113,7 +113,6 @@ class Session:
         self._process = self._start(python)
 
     def _start(self, python: Path) -> subprocess.Popen[str]:
-        here = Path(__file__).parent
         # One thread each: the session may be one of several, and forked processes must not inherit a pool.
         quiet = {f"{pool}_NUM_THREADS": "1" for pool in ("OMP", "OPENBLAS", "MKL")}
         place = environment.folder(self.name)
@@ -121,7 +120,7 @@ class Session:
         if libraries:
             quiet["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(":")
         process = subprocess.Popen(
-            [str(python), "-I", str(here / "worker.py"), str(here / f"{environment.NAMES[self.name]}.py")],
+            [str(python), "-I", str(Path(__file__).with_name("worker.py")), str(self.adapter.__file__)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env={**os.environ, **quiet},
         )  # fmt: skip
         ready = self._line(process, _START)
