@@ -67,7 +67,7 @@ def post_process(raw):
 float_trainer = {
     "optimizer": {"type": torch.optim.AdamW, "lr": 2e-3, "weight_decay": 0.05, "no_decay": True},
     "schedule": {"type": "cosine", "warmup_epochs": 0.4, "final": 0.02},
-    "num_epochs": 8,
+    "num_epochs": 5,
     "ema": 0.998,
     "clip_grad": 10.0,
 }

@@ -154,7 +154,7 @@ def test_the_configurations_load_and_their_models_fit(name):
     assert config.float_trainer is not None and config.calibration_trainer is not None
     assert config.qat_trainer is not None and config.qat_trainer.qat_mode == "fuse_bn"
     assert config.outputs == {"int16_output": True}
-    assert config.float_trainer.num_epochs == (300 if name == "config" else 8)
+    assert config.float_trainer.num_epochs == (300 if name == "config" else 5)
     model = config.deploy_model().eval()
     (img,) = config.deploy_inputs.values()
     assert img.shape == ((1, 3, 512, 512) if name == "config" else (1, 3, 128, 128))
