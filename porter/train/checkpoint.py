@@ -70,13 +70,14 @@ def write(path: Path, saved: Saved) -> None:
     Raises:
         PorterError: PT510 or PT511 when it cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # Tied parameters are written twice: the format has no shared storages.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in saved.tensors.items()}
     facts = {"version": VERSION, **saved.facts}
     with atomic_file(path, overwrite=True) as temporary:
-        save_file(tensors, str(temporary), {_KEY: json.dumps(facts)})
+        # Not the package's save_file, whose files only their owner can read.
+        temporary.write_bytes(save(tensors, {_KEY: json.dumps(facts)}))
 
 
 def read(path: Path) -> Saved:

@@ -243,17 +243,19 @@ class Accuracy(Accuracy):
 metric = Accuracy
 
 if "KILL_WRITE" in os.environ:
-    import safetensors.torch
-    _write, _writes = safetensors.torch.save_file, 0
-    def _cut(tensors, path, metadata):
+    import contextlib
+    import porter.train.checkpoint as _checkpoint
+    _whole, _writes = _checkpoint.atomic_file, 0
+    @contextlib.contextmanager
+    def _cut(path, overwrite):
         global _writes
         _writes += 1
-        _write(tensors, path, metadata)
-        if str(_writes) == os.environ["KILL_WRITE"]:
-            with open(path, "r+b") as file:
-                file.truncate(1000)
-            os.kill(os.getpid(), signal.SIGKILL)
-    safetensors.torch.save_file = _cut
+        with _whole(path, overwrite) as temporary:
+            yield temporary
+            if str(_writes) == os.environ["KILL_WRITE"]:
+                os.truncate(temporary, 1000)
+                os.kill(os.getpid(), signal.SIGKILL)
+    _checkpoint.atomic_file = _cut
 """
 # Every epoch of the four has four steps, and writes the best (each is) and the last.
 KILLS = [
