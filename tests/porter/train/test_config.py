@@ -3,11 +3,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 import tiny
 
 from porter.errors import PorterError
-from porter.train.config import Converter, Loader, load_config
+from porter.train.config import (
+    CalibrationTrainer,
+    CompileCfg,
+    Config,
+    Converter,
+    IntInferTrainer,
+    Loader,
+    Optimizer,
+    Predictor,
+    Published,
+    QatTrainer,
+    Schedule,
+    Training,
+    load_config,
+)
 
 
 def refused(path):
@@ -126,3 +144,13 @@ def test_a_file_that_is_not_python(tmp_path):
 def test_a_file_with_an_error_is_told_with_its_line(tmp_path):
     error = refused(tiny.write(tmp_path, extra="1 / 0\n"))
     assert error.code == "PT520" and "ZeroDivisionError" in str(error) and "quadrants.py:" in str(error)
+
+
+def test_every_name_is_documented():
+    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    sections = (
+        Config, Loader, Optimizer, Schedule, Training, QatTrainer, CalibrationTrainer, IntInferTrainer, Predictor,
+        CompileCfg, Published, Converter,
+    )  # fmt: skip
+    names = {field.name for one in sections for field in dataclasses.fields(one)} - {"path", "rest"}
+    assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()
