@@ -67,8 +67,8 @@ _UNARY: dict[str, Params] = {
 }
 
 _CONV_VARIED: tuple[Range | Choice, ...] = (
-    Range("max(kernel_h, kernel_w)", (1, 2, 3, 5, 7, 9, 11), lambda n: {"k": n, "pad": n // 2}),
-    Range("max(stride_h, stride_w)", (1, 2, 3, 4, 5), lambda n: {"stride": n}),
+    Range("max(kernel_h, kernel_w)", (1, 2, 3, 5, 7, 9, 11, 16), lambda n: {"k": n, "pad": n // 2}),
+    Range("max(stride_h, stride_w)", (1, 2, 3, 4, 5, 8), lambda n: {"stride": n}),
     Range("max(dilation_h, dilation_w)", (1, 2, 3, 4), lambda n: {"dilation": n}),
     Choice("stride_h != stride_w", {"stride": (2, 1)}),
     Choice("depthwise", {"groups": 8, "out": 8}),
@@ -323,7 +323,12 @@ def _specs() -> Iterator[Spec]:
             Choice("rank == 2", {"x": make.RANKS[2]}),
         ),
     )
-    yield Spec("select", make.unary, {"axis": 1, "index": 3}, (Choice("axis == 3", {"axis": 3}),))
+    yield Spec(
+        "select",
+        make.unary,
+        {"axis": 1, "index": 3},
+        (Choice("axis == 3", {"axis": 3}), Choice("axis == 0", {"x": (4, 8, 12, 20), "axis": 0})),
+    )
     yield Spec("slice_assign", make.assign, {}, (Choice("axes == (3,)", {"axis": 3}),))
     yield Spec("select_assign", make.assign)
     yield Spec(

@@ -118,7 +118,7 @@ CASES: list[tuple[str, Op, str]] = [
     *((name, conv(x=(1, 8, 20, 20), k=9), U) for name in ("rk3588", "rk3566", "rv1106", "bm1684x")),
     *((name, conv(groups=4), U) for name in ("rk3588", "rk3566", "rv1106", "bm1684x")),
     *((name, conv(x=(1, 8, 20, 20), k=9), N) for name in ("ncnn", "k210")),
-    *((name, conv(x=(1, 8, 20, 20), k=13), U) for name in ("ncnn", "k210")),
+    *((name, conv(x=(1, 8, 20, 20), k=17), U) for name in ("ncnn", "k210")),
     *((name, conv(groups=4), N) for name in ("ncnn", "k210")),
     ("k210", conv(x=(1, 8, 20, 20), out=16, groups=8), X),
     ("k210", unary("clamp", min=0.0, max=6.0), X),
