@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from porter.baseline import Gate, Judged, State
     from porter.places import Places
 
-__all__ = ["Located", "distinct_reasons", "grouped", "kinds", "left_over", "located", "places", "tally"]
+__all__ = ["Located", "distinct_reasons", "grouped", "kinds", "left_over", "located", "places", "runs", "tally"]
 
 _ORDER = ("unsupported", "unknown", "host", "rewrite", "fold")
 _WORST_FIRST: tuple[Severity, ...] = ("error", "warning", "note")
@@ -44,6 +44,17 @@ def left_over(report: Report) -> str:
     parts = [f"{ops} op{'s' * (ops != 1)}{aside}"] if ops or not whole else []
     parts += [f"{whole} finding{'s' * (whole != 1)} about the whole model"] if whole else []
     return " and ".join(parts)
+
+
+def runs(report: Report) -> str:
+    """How the device runs a model that is legal: ``runs every op as it is``, or with ops on its own host, and what
+    passes between both."""
+    host = report.summary.get("host", 0)
+    if not host:
+        return "runs every op as it is"
+    outlook = report.outlook
+    passed = f", {outlook.crossings} crossings" if outlook is not None else ""
+    return f"runs it, with {host} op{'s' * (host != 1)} on its own host{passed}"
 
 
 def kinds(group: Sequence[OpReport]) -> str:

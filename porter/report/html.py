@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from porter.baseline import Gate
 from porter.errors import codes
 from porter.findings import VERDICTS, OpReport
-from porter.report.groups import distinct_reasons, grouped, kinds, left_over, tally
+from porter.report.groups import distinct_reasons, grouped, kinds, left_over, runs, tally
 from porter.report.layout import lay_out
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _part(name: str) -> str:
 def _said(gate: Gate) -> str:
     report = gate.report
     if report.ok:
-        return f"{report.target} runs every op as it is."
+        return f"{report.target} {runs(report)}."
     fixed = f"porter rewrite --target {report.target} makes it legal"
     said = fixed if report.portable else f"{left_over(report)} would be left after porter rewrite"
     return f"{said}; {tally(gate)}."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from porter.baseline import Gate, Judged
 from porter.findings import OpReport
-from porter.report.groups import distinct_reasons, grouped, kinds, left_over, places, tally
+from porter.report.groups import distinct_reasons, grouped, kinds, left_over, places, runs, tally
 
 if TYPE_CHECKING:
     from porter.report.formats import Context
@@ -25,7 +25,7 @@ def to_markdown(gate: Gate, context: Context) -> str:
     report = gate.report
     counts = ", ".join(f"{n} {verdict}" for verdict, n in report.summary.items())
     if report.ok:
-        said = "runs every op as it is"
+        said = runs(report)
     elif report.portable:
         said = f"`porter rewrite --target {report.target}` makes it legal"
     else:

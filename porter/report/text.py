@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from porter.findings import Finding, OpReport, Report, Verdict
-from porter.report.groups import distinct_reasons, grouped, kinds, left_over, places, tally
+from porter.report.groups import distinct_reasons, grouped, kinds, left_over, places, runs, tally
 
 if TYPE_CHECKING:
     from porter.baseline import Gate
@@ -57,9 +57,7 @@ def _verdict(report: Report) -> str:
     outlook = report.outlook
     sure = f": {outlook}" if outlook is not None else ""
     if report.ok:
-        if report.summary.get("host"):
-            return f"[green]{report.target} runs it, with ops on its own host{sure}.[/]"
-        return f"[green]{report.target} runs every op as it is{sure}.[/]"
+        return f"[green]{report.target} {runs(report)}{sure}.[/]"
     if report.portable:
         return f"Not as it is; [green]`porter rewrite --target {report.target}` makes it legal{sure}.[/]"
     left = f"[red]{left_over(report)} would be left after `porter rewrite`.[/]"

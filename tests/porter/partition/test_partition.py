@@ -341,6 +341,21 @@ def test_ops_on_the_devices_own_host_are_legal_with_a_note(target):
     assert len(porter.partition(sandwich(), own).split.segments) == 1
 
 
+def test_port_takes_what_the_devices_own_host_completes(target, tmp_path):
+    own = target("conv2d", runtime='fallback = "host"', host="erf")
+    own.write_text(own.read_text() + '[artifact]\nkind = "onnx"\n')
+    made = porter.port(sandwich(), own, None, tmp_path / "bundle")
+    assert made.ok and (tmp_path / "bundle" / "model.onnx").is_file()
+
+
+def test_every_format_says_what_runs_on_the_host(porter, target, tmp_path):
+    own = target("conv2d", runtime='fallback = "host"', host="erf")
+    net = save(sandwich(), tmp_path / "net.onnx")
+    for name in ("text", "markdown", "html"):
+        code, out, _ = porter("check", "-t", own, net, "-f", name)
+        assert code == 0 and "with 1 op on its own host, 2 crossings" in out.replace("Runs", "runs"), name
+
+
 def test_the_command(porter, target, tmp_path):
     net, toy = save(detector(), tmp_path / "net.onnx"), target()
     code, out, _ = porter("rewrite", "-t", toy, net, "--partition", "-o", "out")
