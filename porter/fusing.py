@@ -74,12 +74,14 @@ def fuse(ops: Sequence[Fusible], outputs: Collection[str], rules: Sequence[Rule]
             for. Raises NotApplicable.
     """
     illegal = {one.op.kind for one in ops if one.illegal}
+    roots = {one.op.kind for one in ops if not one.illegal}
     wanted = [rule for rule in rules if illegal.intersection(rule.fuses)]
-    if not wanted:
+    merging = any(one.instead is not None and one.instead.merged for one in ops)
+    if not (merging or any(roots.intersection(rule.removes) for rule in wanted)):
         return Fused()
     places = {out.name: i for i, one in enumerate(ops) for out in one.op.outputs}
     found, refused = _offers(ops, outputs, places, wanted, attempt)
-    for _ in range(_WITHDRAWALS):
+    for _ in range(_WITHDRAWALS if found else 0):
         dead = _dead(ops, outputs, found)
         useless = [i for i, offer in found.items() if dead.isdisjoint(_illegal(ops, places, offer.fragment))]
         for i in useless:
@@ -87,7 +89,7 @@ def fuse(ops: Sequence[Fusible], outputs: Collection[str], rules: Sequence[Rule]
             refused.setdefault(i, []).append((rule, NotApplicable("a part of the formula is read elsewhere too")))
         if not useless:
             break
-    dead = _dead(ops, outputs, found)
+    dead = _dead(ops, outputs, found) if found or merging else set()
     superfluous: dict[int, int] = {}
     for i, one in enumerate(ops):
         fragment = found[i].fragment if i in found else one.instead

@@ -46,6 +46,10 @@ class Graph(ABC):
             "PT519", f"{self.source} is not an ONNX model, and has no opset", "--opset", "Write it as .onnx first."
         )
 
+    def unfit_at(self, opset: int) -> list[Finding]:
+        """Why each op has no form at another ONNX opset (PT352): nothing where :meth:`at_opset` converts the model."""
+        return self.at_opset(opset)[1]
+
     @abstractmethod
     def ops(self) -> list[Op]:
         """Every op in topological order, lifted now (cached until the next change)."""

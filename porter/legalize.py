@@ -70,8 +70,8 @@ def _of_model(graph: Graph, target: Target) -> tuple[list[Finding], int | None]:
         fix = _MODEL_FIXES[reason.code]
         wanted = nearest_opset(graph, target) if reason.code == "PT205" else None
         if wanted is not None:
-            made, unfit = graph.at_opset(wanted)
-            if made is None:
+            unfit = graph.unfit_at(wanted)
+            if unfit:
                 fix += f"; it cannot be converted: {unfit[0].message}"
             else:
                 fix = f"porter rewrite converts it to opset {wanted}"

@@ -143,11 +143,13 @@ def pow_of_constant_to_exp(b: Builder, op: Op) -> Any:
     Example: ``z = pow(2, y)`` -> ``z = exp(mul(y, 0.6931472))``.
     Bound: 1e-06 relative times |y log(base)| + 1 in float32: the product's rounding is multiplied by the
     exponential.
-    Does not apply: to a base of 0 or below, not finite, or computed at run time.
+    Does not apply: to a base of 0 or below, not finite, or computed at run time; to a base of 1, whose power is
+    1 even where the exponent is NaN.
     """
     x, y = op.operands
     base = scalar(x, "base")
     need_float(y)
+    need(base != 1, "the base 1 gives 1 for every exponent, NaN too")
     need(base > 0 and isfinite(base), f"the base {base} is not positive and finite")
     need(
         y.shape == op.outputs[0].shape and y.dtype == op.outputs[0].dtype,

@@ -128,6 +128,12 @@ class OnnxGraph(Graph):
 
         return convert(self, opset)
 
+    def unfit_at(self, opset: int) -> list[Finding]:
+        """See :meth:`Graph.unfit_at`."""
+        from porter.dialects.onnx_opset import unfit
+
+        return unfit(self, opset)
+
     # -- lifting -----------------------------------------------------------------------------------
 
     def ops(self) -> list[Op]:

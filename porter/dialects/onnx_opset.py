@@ -29,7 +29,7 @@ from porter.rewrite import Fragment, NotApplicable
 if TYPE_CHECKING:
     from porter.dialects.onnx import OnnxGraph
 
-__all__ = ["NEWEST", "OLDEST", "convert"]
+__all__ = ["NEWEST", "OLDEST", "convert", "unfit"]
 
 #: What porter reads and writes.
 OLDEST, NEWEST = 7, 24
@@ -60,15 +60,22 @@ def convert(graph: OnnxGraph, opset: int) -> tuple[OnnxGraph | None, list[Findin
     return _Conversion(graph, opset).run()
 
 
+def unfit(graph: OnnxGraph, opset: int) -> list[Finding]:
+    """What :func:`convert` would find, at less cost: nothing where the model can be converted."""
+    return [] if opset == graph.opset else _Conversion(graph, opset, dry=True).run()[1]
+
+
 class _Unfit(Exception):
     """The node has no form at the wanted opset; the message says why."""
 
 
 class _Conversion:
-    def __init__(self, graph: OnnxGraph, opset: int) -> None:
+    def __init__(self, graph: OnnxGraph, opset: int, dry: bool = False) -> None:
         from porter.dialects.onnx import OnnxGraph, _Splice
 
         model = graph._model
+        self._dry = dry
+        self._tried: dict[Any, str] = {}
         self._from, self._to = graph.opset, opset
         self._ops = {id(op.node): op for op in graph.ops()}
         self._uses = graph.uses()
@@ -101,7 +108,7 @@ class _Conversion:
                 nodes += self._node(node)
             except _Unfit as why:
                 findings.append(self._finding(node, str(why)))
-        if findings:
+        if findings or self._dry:
             return None, findings
         splice = self._splice
         nodes = [splice.rewired(node) for node in nodes]
@@ -135,7 +142,7 @@ class _Conversion:
             if self._types_only(node, self._splice.lowering.types):
                 return [node]
             raise
-        return self._splice.fragment(op, fragment)
+        return [] if self._dry else self._splice.fragment(op, fragment)
 
     def _constant(self, node: Node) -> list[Node]:
         """A Constant with anything but a tensor becomes an initializer: other forms are newer."""
@@ -218,6 +225,21 @@ class _Conversion:
 
     def _try(self, op: Op) -> None:
         """Lower the op and look at what comes out. Raises :class:`_Unfit`."""
+        # What lowering looks at; layers of a network repeat it. The data of constants may matter too.
+        key = None
+        if not any(v.is_const for v in op.operands):
+            sides = (op.inputs, op.outputs)
+            key = (op.kind, repr(op.attrs), *(tuple(v and (v.shape, v.dtype) for v in side) for side in sides))
+        why = self._tried.get(key) if key is not None else None
+        if why is None:
+            why = self._misfit(op)
+            if key is not None:
+                self._tried[key] = why
+        if why:
+            raise _Unfit(why)
+
+    def _misfit(self, op: Op) -> str:
+        """Why the nodes of the op do not fit the wanted opset; "" where they do."""
         types: dict[str, Type] = {v.name: (v.shape, v.dtype) for v in (*op.operands, *op.outputs)}
         names = itertools.count()
 
@@ -228,18 +250,19 @@ class _Conversion:
         try:
             lowering.lower(op, [v.name if v else None for v in op.inputs], [v.name for v in op.outputs])
         except NeedsOpset as problem:
-            raise _Unfit(f"{op.kind} needs opset {problem.version}") from problem
+            return f"{op.kind} needs opset {problem.version}"
         except NoOnnxForm as problem:
-            raise _Unfit(str(problem)) from problem
+            return str(problem)
         for node in lowering.nodes:
             if node.domain:
                 continue
             schema = _schema(node.op, self._to)
             if schema is None:
-                raise _Unfit(f"{node.op} needs opset {_first(node.op)}")
+                return f"{node.op} needs opset {_first(node.op)}"
             wrong = _misfits(node, schema, types)
             if wrong:
-                raise _Unfit(f"{node.op} does not take {wrong} there")
+                return f"{node.op} does not take {wrong} there"
+        return ""
 
     # -- the surroundings that rules ask about (porter.rewrite.Surroundings) --------------------------------
 
