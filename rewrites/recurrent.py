@@ -301,3 +301,42 @@ def recurrent_to_steps(b: Builder, op: Op) -> Any:
         lambda: _stack(b, op, last_c),
     )
     return [or_zeros(b, out, made[i]) for i, out in zip(wanted, op.outputs, strict=True)]
+
+
+@rewrite(
+    removes=("lstm", "gru", "rnn"),
+    yields=("permute", "reshape", "lstm", "gru", "rnn"),
+    claim="exact",
+    error="4 ulp of the sum of magnitudes",
+)
+def recurrent_to_time_first(b: Builder, op: Op) -> Any:
+    """A recurrent layer whose batch comes first becomes one whose time comes first, between permutations.
+
+    Formula: the definition of batch_first (torch) and of layout 1 (ONNX, whose states have the batch first as well).
+    Example: ``y, h = gru(x of 1x50x8, batch first)`` -> ``z, h = gru(permute(x, (1, 0, 2)), time first); y = permute(z,
+    (1, 0, 2))``; with a batch of 1 both are a reshape.
+    Bound: 4 ulp in float32 of the sum of magnitudes (a kernel may add in another order).
+    Does not apply: where the time comes first already.
+    """
+    a = op.attrs
+    onnx = a["layout"] == "onnx"
+    need(bool(a["time_axis"]) if onnx else a["layout"] == "batch_first", "the time comes first already")
+    inputs = list(op.inputs)
+    for i in (0, 5, 6) if onnx else (0,):
+        value = inputs[i] if i < len(inputs) else None
+        if value is not None:
+            inputs[i] = _swapped(b, value, (1, 0, 2))
+    attrs = {**a, "time_axis": 0} if onnx else {**a, "layout": "time_first"}
+    found = b.op(op.kind, inputs, **attrs)
+    if not onnx:
+        return [_swapped(b, found[0], (1, 0, 2)), *found[1:]]
+    turns = {4: (2, 0, 1, 3), 3: (1, 0, 2)}  # of the sequence of states, and of a state
+    return [_swapped(b, value, turns[len(shape_of(value))]) for value in found]
+
+
+def _swapped(b: Builder, value: Value, dims: tuple[int, ...]) -> Value:
+    """The permuted value; a reshape where only axes of extent 1 change their place."""
+    shape = shape_of(value)
+    if [d for d in dims if shape[d] > 1] == sorted(d for d in dims if shape[d] > 1):
+        return view(b, value, [shape[d] for d in dims])
+    return turned(b, value, dims)

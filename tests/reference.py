@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -651,3 +652,84 @@ def _pixel_shuffle(x: Array, factor: int, mode: str) -> Array:
     else:
         deep = x.reshape(*lead, r, r, c // (r * r), h, w).transpose(*base, k + 2, k + 3, k, k + 4, k + 1)
     return deep.reshape(*lead, c // (r * r), h * r, w * r)
+
+
+def _sigmoid64(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def _step(kind: str, attrs: Attrs, x: Array, h: Array, c: Array, cell: Sequence[Array]) -> tuple[Array, Array]:
+    """One step with torch's weights (LSTM: i, f, g, o; GRU: r, z, n), as torch.nn.LSTM, GRU and RNN define it."""
+    w, r, bw, br = cell
+    parts = len(r) // len(r[0])
+    seen, kept = np.split(x @ w.T + bw, parts, -1), np.split(h @ r.T + br, parts, -1)
+    if kind == "lstm":
+        i, f, g, o = (a + b for a, b in zip(seen, kept, strict=True))
+        c = _sigmoid64(f) * c + _sigmoid64(i) * np.tanh(g)
+        return _sigmoid64(o) * np.tanh(c), c
+    if kind == "gru":
+        reset, update = (_sigmoid64(seen[k] + kept[k]) for k in range(2))
+        n = len(r[0])
+        after = attrs.get("linear_before_reset", attrs["layout"] != "onnx")
+        late = reset * kept[2] if after else (reset * h) @ r[2 * n :].T + br[2 * n :]
+        new = np.tanh(seen[2] + late)
+        return (1 - update) * new + update * h, c
+    total = seen[0] + kept[0]
+    return (np.maximum(total, 0) if attrs["activation"] == "relu" else np.tanh(total)), c
+
+
+def _line(kind: str, attrs: Attrs, x: Array, h: Array, c: Array, cell: Sequence[Array], back: bool) -> list[Array]:
+    """The states of one direction over (T, N, I), and the last h and c."""
+    out = np.zeros((*x.shape[:2], h.shape[-1]))
+    for t in range(len(x))[:: -1 if back else 1]:
+        h, c = _step(kind, attrs, x[t], h, c, cell)
+        out[t] = h
+    return [out, h, c]
+
+
+def _recurrent(kind: str, *inputs: Array | None, **attrs: Any) -> list[Array]:
+    """Layers without projections, in torch's form and in ONNX's."""
+    given = [None if v is None else v.astype(np.float64) for v in inputs]
+    x, onnx, d = given[0], attrs["layout"] == "onnx", 2 if attrs["direction"] == "bidirectional" else 1
+    assert x is not None
+    first = attrs["time_axis"] if onnx else attrs["layout"] == "batch_first"
+    x = x.swapaxes(0, 1) if first else x
+    size = (d * attrs["layers"], x.shape[1], attrs["hidden"])
+    cells: list[list[Array]] = []
+    if onnx:
+        w, r, bias, _, h, c = (*given[1:], *(None,) * 7)[:6]
+        order = {"lstm": (0, 2, 3, 1), "gru": (1, 0, 2), "rnn": (0,)}[kind]
+        assert w is not None and r is not None
+        both = np.zeros((d, 2 * w.shape[1])) if bias is None else bias
+        for k in range(d):
+            four = (w[k], r[k], *np.split(both[k], 2))
+            cells.append([np.concatenate([np.split(v, len(order))[j] for j in order]) for v in four])
+        states = [np.zeros(size) if v is None else v.swapaxes(0, 1) if first else v for v in (h, c)]
+    else:
+        count = 2 if kind == "lstm" else 1
+        weights, each = given[1:-count], 4 if attrs["biases"] else 2
+        for k in range(size[0]):
+            own = [v for v in weights[k * each : (k + 1) * each] if v is not None]
+            cells.append([*own, *[np.zeros(len(own[0]))] * (4 - each)])
+        states = [*(v for v in given[-count:] if v is not None), np.zeros(size)][:2]
+    last: list[list[Array]] = [[], []]
+    for layer in range(attrs["layers"]):
+        parts = []
+        for k in range(d):
+            at = layer * d + k
+            back = k == 1 or attrs["direction"] == "reverse"
+            out, h_end, c_end = _line(kind, attrs, x, states[0][at], states[1][at], cells[at], back)
+            parts.append(out)
+            last[0].append(h_end)
+            last[1].append(c_end)
+        x = np.concatenate(parts, -1)
+    ends = [np.stack(each) for each in last]
+    if not onnx:
+        return [x.swapaxes(0, 1) if first else x, *ends[: 2 if kind == "lstm" else 1]]
+    y = np.stack(np.split(x, d, -1), 1)
+    every = [y.transpose(2, 0, 1, 3), *(e.swapaxes(0, 1) for e in ends)] if first else [y, *ends]
+    return [every[i] for i in attrs["outputs"]]
+
+
+for _name in ("lstm", "gru", "rnn"):
+    _TABLE[_name] = partial(_recurrent, _name)

@@ -263,6 +263,53 @@ def apply_any(op: Op) -> Fragment:
     return rules()[RULE].apply(Around(), op, "new")
 
 
+@pytest.mark.parametrize("kind", sorted(GATES))
+@pytest.mark.parametrize("batch", [1, 2])
+def test_time_first(kind: str, batch: int) -> None:
+    """Of ONNX: the permuted op on permuted tensors is the one with layout 0, which onnxruntime knows."""
+    options: dict[str, Any] = {"direction": "bidirectional", "states": True}
+    first, plain = (porter.load(onnx_model(kind, 3, batch, 4, 3, time_axis=axis, **options)) for axis in (1, 0))
+    (op,) = first.ops()
+    (want,) = plain.ops()
+    fragment = rules()["recurrent_to_time_first"].apply(Around(), op, "new")
+    (made,) = (o for o in fragment.ops if o.kind == kind)
+    assert dict(made.attrs) == dict(want.attrs)
+    assert [v and (v.shape, v.dtype) for v in made.inputs] == [v and (v.shape, v.dtype) for v in want.inputs]
+    assert [v.shape for v in made.outputs] == [v.shape for v in want.outputs]
+    assert {o.kind for o in fragment.ops if o is not made} == ({"reshape"} if batch == 1 else {"permute"})
+    feeds = {v.name: noise(*v.shape, seed=6) for v in first.inputs}
+    expected = reference.run_op(op, [v and (feeds[v.name] if v.name in feeds else v.numpy()) for v in op.inputs])
+    for got, wanted in zip(reference.run(fragment, feeds), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-7)
+
+
+@given(layers())
+def test_the_reference_is_torch(case: tuple[str, nn.Module, torch.Tensor, list[torch.Tensor]]) -> None:
+    """The interpreter of the tests computes what torch computes, and so does the rule on top of it."""
+    kind, module, x, states = case
+    if module.proj_size:
+        return
+    op, want = of_torch(module, kind, x, states)
+    feeds = {"x": x.numpy(), **{f"s{i}": s.numpy() for i, s in enumerate(states)}}
+    found = [reference.run_op(op, [feeds[v.name] if v.name in feeds else v.numpy() for v in op.operands])]
+    if module.batch_first:
+        found.append(reference.run(apply("recurrent_to_time_first", op), feeds))
+    for each in found:
+        for got, wanted in zip(each, want, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_time_first_of_torch() -> None:
+    """A device whose LSTM wants a batch of 1 on the second axis."""
+    layer = nn.LSTM(4, 3, batch_first=True)
+    made = porter.rewrite(layer, "x5", {"x": (1, 5, 4)})
+    assert "recurrent_to_time_first" in {rule for entry in made.ledger.entries for rule in entry.rules}
+    assert made.evidence is not None and made.evidence.ok
+    op, _ = of_torch(nn.GRU(2, 2), "gru", torch.ones(3, 1, 2), [torch.zeros(1, 1, 2)])
+    with pytest.raises(NotApplicable, match="time comes first already"):
+        rules()["recurrent_to_time_first"].apply(Around(), op, "new")
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
