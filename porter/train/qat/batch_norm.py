@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A layer and the batch norm behind it, trained together.
 
-In training the weight is scaled by the running statistics first and quantized then, so that it has the integers of the
-folded weight; the layer's result is scaled back and normalized by the statistics of the batch. Out of training, or when
-the batch norms are frozen, the layer is the folded one. (Krishnamoorthi, "Quantizing deep convolutional networks for
-efficient inference", arXiv:1806.08342, section 3.2.2, without its correction terms: the scaling is taken back exactly.)
-The factor of this scaling is a constant to the gradient: but for rounding, the result does not depend on it.
+In training the weight is folded by the running statistics, quantized, and unfolded: the layer computes with the
+integers of the folded weight, and its result is normalized by the statistics of the batch. Out of training, or when the
+batch norms are frozen, the layer is the folded one. (Krishnamoorthi, "Quantizing deep convolutional networks for
+efficient inference", arXiv:1806.08342, section 3.2.2; there the result is scaled back, here the weight, which is the
+same and costs nothing.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -21,7 +20,7 @@ from torch.nn import functional
 
 from porter.train.distributed import sync_batch_norm
 
-__all__ = ["Norm", "Unit", "fold", "normalize", "normalized", "safe_factor", "scaled_weight"]
+__all__ = ["Norm", "Unit", "factor_rows", "fold", "normalize", "normalized"]
 
 #: A channel whose batch norm multiplies by less than this is not scaled back by it.
 _LEAST = 1e-12
@@ -76,24 +75,13 @@ def fold(unit: Unit, state: State) -> tuple[Tensor, Tensor]:
     return (weight.double() * _rows(unit, weight, factor)).to(weight.dtype), shift.to(weight.dtype)
 
 
-def scaled_weight(unit: Unit, state: State, factor: Tensor) -> Tensor:
-    """The folded weight, whose gradient goes to the layer's own weight only.
-
-    Args:
-        factor: :func:`safe_factor` of now.
-    """
-    weight = state(unit.weight)
+def factor_rows(unit: Unit, state: State) -> Tensor:
+    """What the batch norm multiplies the weight by now, as constants that can be divided by: one for each output
+    channel, shaped to multiply the weight, float64."""
     with torch.no_grad():
-        rows = _rows(unit, weight, factor)
-        folded = (weight.double() * rows).to(weight.dtype)
-    return cast(Tensor, _Scaled.apply(weight, folded, rows.to(weight.dtype)))  # type: ignore[no-untyped-call]
-
-
-def safe_factor(norm: Norm, state: State) -> Tensor:
-    """What the batch norm multiplies by now, as a constant that can be divided by; one number a channel, float64."""
-    with torch.no_grad():
-        factor = _factor(norm, state)
-        return torch.where(factor.abs() < _LEAST, torch.full_like(factor, _LEAST), factor)
+        factor = _factor(unit.norm, state)
+        safe = torch.where(factor.abs() < _LEAST, torch.full_like(factor, _LEAST), factor)
+        return _rows(unit, state(unit.weight), safe)
 
 
 def _rows(unit: Unit, weight: Tensor, factor: Tensor) -> Tensor:
@@ -105,34 +93,14 @@ def _rows(unit: Unit, weight: Tensor, factor: Tensor) -> Tensor:
     return rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2))
 
 
-class _Scaled(torch.autograd.Function):
-    """Gives ``scaled``, which is ``x * factor``; the gradient goes to ``x``."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scaled: Tensor, factor: Tensor) -> Tensor:
-        ctx.save_for_backward(factor)
-        return scaled
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return grad * ctx.saved_tensors[0], None, None
-
-
-def normalized(unit: Unit, state: State, y: Tensor, factor: Tensor, sync: bool) -> Tensor:
-    """The batch norm of the batch on what the layer gives.
+def normalized(unit: Unit, state: State, y: Tensor, sync: bool) -> Tensor:
+    """The batch norm, by the batch, of what the layer gives.
 
     Args:
-        y: the layer's result with :func:`scaled_weight` and no bias; it is overwritten.
-        factor: that of the weight.
+        y: the layer's result without its bias.
         sync: by the batches of all processes together.
     """
-    y = y.div_(_channels(factor.to(y.dtype), y, unit.kind))
     return normalize(unit.norm, state, y, sync, None if unit.bias is None else state(unit.bias))
-
-
-def _channels(vector: Tensor, y: Tensor, kind: str) -> Tensor:
-    axis = y.ndim - 1 if kind == "linear" else 1
-    return vector.reshape([-1 if i == axis else 1 for i in range(y.ndim)])
 
 
 def normalize(norm: Norm, state: State, y: Tensor, sync: bool, offset: Tensor | None = None) -> Tensor:

@@ -28,8 +28,9 @@ from porter.quantize.scheme import PRODUCTS, Scheme
 from porter.rewrite import Fragment
 from porter.target import Target
 from porter.train.qat.batch_norm import Norm, Unit
-from porter.train.qat.network import Prepared, QatNetwork, Shared
+from porter.train.qat.network import QatNetwork
 from porter.train.qat.outputs import OutputRule, output_rules, with_outputs
+from porter.train.qat.prepared import Initial, Prepared, Shared
 from porter.train.qat.program import Source
 from porter.train.qat.proof import require_same
 from porter.verify import Evidence, verify
@@ -387,16 +388,6 @@ def _absorbed(
                     f"stay ({op.origin.module or early[0]} first): a rewrite changed the layer before them", op.origin)
         )  # fmt: skip
     return findings
-
-
-@dataclass(frozen=True, slots=True)
-class Initial:
-    """A tensor of the network's state at the start."""
-
-    data: Tensor
-    parameter: bool
-    trains: bool
-    persistent: bool
 
 
 def _initial(module: nn.Module, prepared: Prepared) -> dict[str, Initial]:

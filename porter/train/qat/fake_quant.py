@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from porter.quantize.encodings import Encoding
 from porter.quantize.numerics import Dtype, Rounding, ScaleRule, position_of, qrange
 
-__all__ = ["Quantizer", "fake_bias", "fake_weight", "round_", "weight_steps"]
+__all__ = ["Quantizer", "fake_bias", "fake_weight", "roomy", "round_", "straight_through", "weight_steps"]
 
 #: Elements that are worked on at once: the half dozen passes over a block stay in the processor's cache.
 _BLOCK = 1 << 15
@@ -147,6 +147,11 @@ class _Identity(torch.autograd.Function):
         return grad, None
 
 
+def straight_through(real: Tensor, shown: Tensor) -> Tensor:
+    """``shown``, with the gradient of ``real``."""
+    return cast(Tensor, _Identity.apply(real, shown))  # type: ignore[no-untyped-call]
+
+
 class Quantizer(nn.Module):
     """The fake quantization of the tensors of one group.
 
@@ -201,7 +206,7 @@ class Quantizer(nn.Module):
             return self.scale
         if self.rule == "power_of_two":
             powers = torch.exp2(torch.round(torch.log2(self.scale.detach().clamp_min(_LEAST))))
-            return cast(Tensor, _Identity.apply(self.scale, powers))  # type: ignore[no-untyped-call]
+            return straight_through(self.scale, powers)
         return self.scale
 
     def settle(self) -> None:
@@ -285,11 +290,11 @@ def fake_weight(weight: Tensor, steps: Tensor, axis: int | None, dtype: Dtype, r
     low, high = qrange(dtype)
     step = steps if axis is None else steps.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
     shown = round_(weight.detach() / (step * 0.5), rounding).clamp_(low, high).mul_(step)
-    return cast(Tensor, _Identity.apply(weight, shown))  # type: ignore[no-untyped-call]
+    return straight_through(weight, shown)
 
 
 def fake_bias(bias: Tensor, steps: Tensor, input_step: Tensor, rounding: Rounding) -> Tensor:
     """A bias as int32 of step input step * weight step holds it. The gradient passes everywhere."""
     step = (input_step.detach().double() * steps.double()).to(torch.float32).double()
     whole = round_(bias.detach().double() / (step * 0.5), rounding).clamp_(-(2.0**31), 2.0**31 - 1)
-    return cast(Tensor, _Identity.apply(bias, (whole * step).to(bias.dtype)))  # type: ignore[no-untyped-call]
+    return straight_through(bias, (whole * step).to(bias.dtype))

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,87 +16,35 @@ from torch import Tensor, nn
 from porter.dialects.fx import FxGraph
 from porter.errors import PorterError
 from porter.findings import Finding
-from porter.graph import Graph
 from porter.legalize import Ledger
 from porter.ops import Array
 from porter.quantize.adopt import Adopted
 from porter.quantize.calibrate import Calibration
 from porter.quantize.encode import encode
 from porter.quantize.encodings import Encoding, Encodings
-from porter.quantize.exact import EXACT
 from porter.quantize.numerics import BITS, Dtype
 from porter.quantize.observers import NotFiniteError, Observer, make_observer
-from porter.quantize.plan import Group, Plan, Site
-from porter.quantize.scheme import PRODUCTS, Scheme
+from porter.quantize.plan import Group, Site
+from porter.quantize.scheme import Scheme
 from porter.target import Target
-from porter.train.qat.batch_norm import Norm, Unit, fold, safe_factor, scaled_weight
-from porter.train.qat.fake_quant import Quantizer, fake_bias, fake_weight, roomy, weight_steps
+from porter.train.qat.batch_norm import factor_rows, fold
+from porter.train.qat.fake_quant import (
+    Quantizer,
+    fake_bias,
+    fake_weight,
+    roomy,
+    straight_through,
+    weight_steps,
+)
 from porter.train.qat.outputs import OutputRule
-from porter.train.qat.program import Compiled, Key, Program, Source, compile_program
+from porter.train.qat.prepared import Initial, Shared, put, quantizer_names, summed
+from porter.train.qat.program import Key, Program, Source
 from porter.verify import Evidence
 
-if TYPE_CHECKING:
-    from porter.train.qat.convert import Initial
-
-__all__ = ["Prepared", "QatNetwork", "Shared"]
+__all__ = ["QatNetwork"]
 
 #: The child of the network that holds the quantizers.
 QUANTIZERS = "quantizers"
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A module captured for one batch size, made legal and planned.
-
-    Fields:
-        leaves: the dtype in which each output leaves the device; None: a float, or the accumulator.
-        sources, units, norms: as :func:`~porter.train.qat.program.compile_program` takes them.
-        made: the constants that rewrites made of a layer's tensors, by the names of these.
-    """
-
-    graph: FxGraph
-    plan: Plan
-    rules: dict[str, OutputRule]
-    leaves: dict[str, Dtype | None]
-    sources: dict[str, Source]
-    units: dict[str, Unit]
-    norms: dict[str, Norm]
-    made: frozenset[str]
-    ledger: Ledger
-    findings: list[Finding]
-
-    def compiled(self) -> Compiled:
-        return compile_program(self.graph, self.plan, self.sources, self.units, self.norms)
-
-
-class Preparer:
-    """What captures the module again for another batch size; see :mod:`porter.train.qat.convert`."""
-
-    def __call__(self, examples: Sequence[Tensor]) -> Prepared:
-        raise NotImplementedError
-
-    def plan(
-        self, graph: Graph, rules: Mapping[str, OutputRule], findings: list[Finding]
-    ) -> tuple[Plan, dict[str, Dtype | None]]:
-        raise NotImplementedError
-
-
-@dataclass(slots=True)
-class Shared:
-    """What copies of a network have in common: nothing of it changes in training."""
-
-    target: Target
-    scheme: Scheme
-    prepared: Prepared
-    preparer: Any
-    evidence: Evidence
-    observer: str
-    mode: Literal["fuse_bn", "with_bn"]
-    any_batch: bool | None = None
-    programs: dict[int, Program] = field(default_factory=dict)
-
-    def __deepcopy__(self, memo: Any) -> Shared:
-        return self
 
 
 class QatNetwork(nn.Module):
@@ -122,20 +69,19 @@ class QatNetwork(nn.Module):
         self._ready = False
         self._samples = 0
         self._cache: dict[str, tuple[Tensor, Tensor | None]] = {}
-        self._factors: dict[Unit, Tensor] = {}
         self._observers: dict[str, Observer] = {}
         self._places: dict[str, tuple[nn.Module, str]] = {}
         for name, held in initial.items():
-            self._places[name] = _put(self, name, held)
+            self._places[name] = put(self, name, held)
         compiled = shared.prepared.compiled()
         self._program, self._layers = compiled.program, compiled.layers
-        self._quantizers: dict[Key, str] = _quantizer_names(shared.prepared, compiled.keys)
+        self._quantizers: dict[Key, str] = quantizer_names(shared.prepared, compiled.keys)
         self._child = QUANTIZERS if QUANTIZERS not in self._modules else f"{QUANTIZERS}_"
         children = self._modules[self._child] = nn.Module()
-        scheme, summed = shared.scheme, _summed(shared.prepared)
+        scheme, sums = shared.scheme, summed(shared.prepared)
         for key, name in self._quantizers.items():
             symmetric = scheme.symmetric(key[1])
-            exact = key[0] in summed
+            exact = key[0] in sums
             children._modules[name] = Quantizer(
                 key[1],
                 scheme.rounding,
@@ -310,7 +256,6 @@ class QatNetwork(nn.Module):
             return program.run(self, inputs, look)
         finally:
             self._cache.clear()
-            self._factors.clear()
 
     def _settle(self) -> None:
         for quantizer in self._by_key().values():
@@ -359,7 +304,7 @@ class QatNetwork(nn.Module):
         if not (same and known):
             raise PorterError("PT735", f"with batches of {batch} the model is quantized in other places", self._source,
                               "Train with batches of 1, or write the model so that N appears in no shape.")  # fmt: skip
-        return cast(Program, compiled.program)
+        return compiled.program
 
     def _runs_batches(self) -> bool:
         """Whether the program of one sample computes two at once, each as alone."""
@@ -488,13 +433,6 @@ class QatNetwork(nn.Module):
         widest = int(torch.stack([quantizer.bound() for quantizer in found]).argmax())
         return found[widest], torch.stack([quantizer.step() for quantizer in found])[widest]
 
-    def factor(self, unit: Unit) -> Tensor:
-        """What the batch norm of a unit multiplied by when the forward came to it first: a layer that is called twice
-        has one weight, although its batch norm moves on."""
-        if unit not in self._factors:
-            self._factors[unit] = safe_factor(unit.norm, self.state)
-        return self._factors[unit]
-
     def operands(self, path: str) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a quantized layer, as its integers hold them (floats while nothing is quantized)."""
         if path not in self._cache:
@@ -503,11 +441,12 @@ class QatNetwork(nn.Module):
 
     def _make_operands(self, path: str) -> tuple[Tensor, Tensor | None]:
         layer, scheme = self._layers[path], self.scheme
-        bias: Tensor | None = None
-        if layer.unit is not None and self.live:  # the batch norm comes after it, and no bias
-            weight = scaled_weight(layer.unit, self.state, self.factor(layer.unit))
-        elif layer.unit is not None:
-            weight, bias = fold(layer.unit, self.state)
+        unit = layer.unit
+        bias: Tensor | None
+        if unit is not None and self.live and not (self._quantizing and layer.quantized):
+            return self.state(unit.weight), None
+        if unit is not None:
+            weight, bias = fold(unit, self.state)
         else:
             weight = self._constant(cast(Source, layer.weight))
             bias = None if layer.bias is None else self._constant(layer.bias)
@@ -518,7 +457,11 @@ class QatNetwork(nn.Module):
             input_step = self._widest(path)[1].detach()
             steps = roomy(steps, bias, input_step)
             bias = fake_bias(bias, steps, input_step, scheme.rounding)
-        return fake_weight(weight, steps, layer.axis, layer.dtype, scheme.rounding), bias
+        weight = fake_weight(weight, steps, layer.axis, layer.dtype, scheme.rounding)
+        if unit is not None and self.live:  # the batch norm comes after it
+            rows = factor_rows(unit, self.state)
+            return straight_through(self.state(unit.weight), (weight.detach().double() / rows).to(weight.dtype)), None
+        return weight, bias
 
     # -- what it is on the device ----------------------------------------------------------------------------------
 
@@ -575,60 +518,3 @@ class _Trained:
 def _array(tensor: Tensor) -> Array:
     kept = tensor.detach().cpu().to(torch.float32 if tensor.is_floating_point() else tensor.dtype)
     return np.array(kept.numpy())
-
-
-def _put(root: nn.Module, name: str, held: Initial) -> tuple[nn.Module, str]:
-    """Register a tensor under its dotted name; which module holds it, and how it is called there.
-
-    Children go in past ``add_module``, which would refuse names that the network's own methods have.
-    """
-    *parents, leaf = name.split(".")
-    holder = root
-    for part in parents:
-        child = holder._modules.get(part)
-        if child is None:
-            child = holder._modules[part] = nn.Module()
-        holder = child
-    if held.parameter:
-        holder._parameters[leaf] = nn.Parameter(held.data, held.trains)
-    else:
-        holder._buffers[leaf] = held.data
-        if not held.persistent:
-            holder._non_persistent_buffers_set.add(leaf)
-    return holder, leaf
-
-
-def _summed(prepared: Prepared) -> set[str]:
-    """The groups that hold sums or means of integers, which the device rounds as they are: scales in the ratio 1:2 make
-    every second one an exact half. (A product's result is a half by chance only.)"""
-    planned, producers = prepared.plan, prepared.graph.producers()
-    if planned.scheme.flow != "tensors":
-        return set()
-    found = set()
-    for group in planned.groups:
-        for op in (producers[name] for name in group.sources if name in producers):
-            if op.kind in EXACT and op.kind not in PRODUCTS and planned.fused.isdisjoint(v.name for v in op.operands):
-                found.add(group.name)
-    return found
-
-
-def _quantizer_names(prepared: Prepared, keys: Sequence[Key]) -> dict[Key, str]:
-    """A name for each quantizer that stays when the module is captured again: the module and the kind of what makes
-    its tensor ("head/cls/0/conv2d"), with a number where there are several."""
-    producers = prepared.graph.producers()
-    groups = {group.name: group for group in prepared.plan.groups}
-    found: dict[Key, str] = {}
-    taken: set[str] = set()
-    for name, dtype in keys:
-        group = groups[name]
-        first = group.sources[0] if group.sources else group.values[0]
-        op = producers.get(first)
-        stem = first if op is None else "/".join(filter(None, [(op.origin.module or "").replace(".", "/"), op.kind]))
-        stem = stem.replace(".", "/") + ("" if dtype == group.dtype else f"_{dtype}")
-        unique, number = stem, 1
-        while unique in taken:
-            number += 1
-            unique = f"{stem}_{number}"
-        taken.add(unique)
-        found[name, dtype] = unique
-    return found

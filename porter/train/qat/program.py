@@ -74,9 +74,6 @@ class Runtime(Protocol):
     def fake_input(self, path: str, x: Tensor) -> Tensor:
         """The tensor through the widest quantizer of a layer's inputs."""
 
-    def factor(self, unit: Unit) -> Tensor:
-        """What the batch norm of a unit multiplied by when the forward came to it first."""
-
     def operands(self, path: str) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a quantized layer, as its integers hold them."""
 
@@ -193,7 +190,7 @@ class _UnitCall(_Call):
         if network.live:
             args[2] = None
             y = self.target(*args, **self.kwargs)
-            env[self.out] = normalized(self.unit, network.state, y, network.factor(self.unit), network.sync)
+            env[self.out] = normalized(self.unit, network.state, y, network.sync)
         else:
             env[self.out] = self.target(*args, **self.kwargs)
 

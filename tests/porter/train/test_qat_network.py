@@ -279,3 +279,16 @@ def test_two_processes_are_one():
         for name, parameter in network.named_parameters():
             wanted = parameter.grad.numpy()
             assert np.allclose(gradients[name], wanted, rtol=2e-2, atol=2e-2 * np.abs(wanted).max() + 1e-6), name
+
+
+def test_what_the_target_does_not_take_as_a_whole_is_refused():
+    class Many(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 33, 1)
+
+        def forward(self, img):
+            return [x + 1.0 for x in torch.split(self.conv(img), 1, 1)]
+
+    with pytest.raises(PorterError, match=r"PT320: .*\(PT206\)"):
+        convert(Many(), batch(), target("x5"))
