@@ -78,9 +78,10 @@ def make_loader(
         if not isinstance(dataset, Sized):
             raise PorterError("PT701", f"the data set, a {type(dataset).__name__}, has no length", where,
                               "Give it __len__ and __getitem__.")  # fmt: skip
-        if len(dataset) == 0:
+        size = run_user_code(lambda: len(dataset), where)
+        if size == 0:
             raise PorterError("PT701", "the data set is empty", where)
-        return Share(len(dataset), mine, shuffle=shuffle, seed=seed, even=train)
+        return Share(size, mine, shuffle=shuffle, seed=seed, even=train)
 
     if not isinstance(wanted, Loader):
         made = run_user_code(lambda: wanted(sampler), where)

@@ -45,6 +45,14 @@ class Processes:
             value /= self.world
         return value
 
+    def any(self, fact: bool) -> bool:
+        """Whether it holds in one of the processes."""
+        if self.world == 1:
+            return fact
+        flag = torch.tensor(int(fact), device=self.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
     def wait(self) -> None:
         """Go on when every process has come here."""
         if self.world > 1:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -78,7 +79,6 @@ class Validation:
         """Whether a value of the monitored figure is better than the best so far."""
         return than is None or (value > than if self.mode == "max" else value < than)
 
-    @torch.no_grad()
     def run(self, network: Callable[[Tensor], Any], events: Events) -> dict[str, float]:
         """The metric of a network, the same in every process. A module is put into evaluation mode, and back.
 
@@ -86,35 +86,64 @@ class Validation:
             PorterError: PT708 when the metric does not give the monitored figure, or it is not finite; PT520 when the
                 metric's own code fails.
         """
-        training = isinstance(network, nn.Module) and network.training
-        if isinstance(network, nn.Module):
-            network.eval()
-        metric, where = self._metric, f"{self._config.path}: metric"
-        run_user_code(metric.reset, where)
+        metric, where = self._metric, self._place
         if self._shared or self._processes.first:
-            for done, batch in enumerate(batches(self._loader, self.where, self._processes.device)):
-                events.step(f"{self._stage}: validation", done, len(self._loader))
-                model = f"{self._config.path}: model"
-                outputs = as_tuple(run_user_code(lambda b=batch: network(b["img"]), model), model)  # type: ignore[misc]
-                run_user_code(lambda o=outputs, b=batch: metric.update(o, b), where)  # type: ignore[misc]
-        if isinstance(network, nn.Module):
-            network.train(training)
+            self._update(network, events)
         if self._shared:
             states = self._processes.gather(metric.state())
             run_user_code(metric.reset, where)
             run_user_code(lambda: metric.merge(states), where)
-        found: Any = None
+        figures = self._computed()
+        assert self.monitor is not None
+        if not math.isfinite(figures[self.monitor]):
+            raise PorterError("PT708", f"the metric's {self.monitor} is {figures[self.monitor]}", where)
+        return figures
+
+    def try_out(self, network: Callable[[Tensor], Any]) -> None:
+        """Validate on one batch in the first process: what is wrong with data or metric is told before hours of
+        training, not after.
+
+        Raises:
+            PorterError: as :meth:`run`, but for a figure that is not finite, which few images may give.
+        """
+        self._computed(lambda: self._update(network, Events(), 1))
+
+    @property
+    def _place(self) -> str:
+        return f"{self._config.path}: metric"
+
+    @torch.no_grad()
+    def _update(self, network: Callable[[Tensor], Any], events: Events, most: int | None = None) -> None:
+        """Show the metric the outputs of all batches, or of so many."""
+        training = isinstance(network, nn.Module) and network.training
+        if isinstance(network, nn.Module):
+            network.eval()
+        metric, model = self._metric, f"{self._config.path}: model"
+        run_user_code(metric.reset, self._place)
+        found = batches(self._loader, self.where, self._processes.device)
+        for done, batch in enumerate(itertools.islice(found, most)):
+            events.step(f"{self._stage}: validation", done, len(self._loader))
+            outputs = as_tuple(run_user_code(lambda b=batch: network(b["img"]), model), model)  # type: ignore[misc]
+            run_user_code(lambda o=outputs, b=batch: metric.update(o, b), self._place)  # type: ignore[misc]
+        if isinstance(network, nn.Module):
+            network.train(training)
+
+    def _computed(self, before: Callable[[], None] | None = None) -> dict[str, float]:
+        """The figures of the first process, in every process."""
+        figures: dict[str, float] = {}
         failure: PorterError | None = None
-        if self._shared or self._processes.first:
+        if self._processes.first:
             try:
-                found = self._checked(run_user_code(metric.compute, where), where)
+                if before is not None:
+                    before()
+                figures = self._checked(run_user_code(self._metric.compute, self._place), self._place)
             except PorterError as error:  # the others wait for an answer
                 failure = error
-        found, failure = self._processes.gather((found, failure))[0]
+        figures, failure = self._processes.gather((figures, failure))[0]
         if failure is not None:
             raise failure
-        self.monitor = self.monitor or next(iter(found))
-        return found  # type: ignore[no-any-return]
+        self.monitor = self.monitor or next(iter(figures))
+        return figures
 
     def _checked(self, found: Any, where: str) -> dict[str, float]:
         if not isinstance(found, Mapping) or not found:
@@ -131,6 +160,4 @@ class Validation:
                 f"{', '.join(figures)}", f"{self._config.path}: monitor",
                 f"Did you mean {nearest(monitor, figures)!r}?",
             )  # fmt: skip
-        if not math.isfinite(figures[monitor]):
-            raise PorterError("PT708", f"the metric's {monitor} is {figures[monitor]}", where)
         return figures

@@ -203,7 +203,8 @@ class _Training:
             outputs = as_tuple(run_user_code(lambda b=batch: forward(b["img"]), model), model)  # type: ignore[misc]
             losses = self._losses(outputs, batch)
             total = torch.stack([loss.reshape(()) for loss in losses.values()]).sum()
-            if not bool(total.isfinite()):
+            # All end together: one that went on would wait for the others' gradients.
+            if self.processes.any(not bool(total.isfinite())):
                 self._refuse(losses, outputs, batch, f"epoch {number + 1}, step {index + 1} of {steps}", rate)
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
@@ -249,7 +250,9 @@ class _Training:
         """Raise PT705: what is not finite, first in the order in which it comes about."""
         values = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in losses.items())
         bad = [name for name, p in self.network.named_parameters() if not bool(p.isfinite().all())]
-        if bad:
+        if all(bool(loss.isfinite()) for loss in losses.values()):
+            why, fix = "it is in another process", "Look at what that process says."
+        elif bad:
             why = f"the parameter {bad[0]} is not finite any more"
             fix = "Lower the learning rate, lengthen warmup_epochs, or set clip_grad."
         elif not bool(batch["img"].isfinite().all()):
@@ -259,7 +262,7 @@ class _Training:
             fix = "Lower the learning rate, lengthen warmup_epochs, or set clip_grad."
         else:
             why, fix = "the outputs of the network are finite", "Look at the loss: a logarithm or a division of 0."
-        if isinstance(self.network, QatNetwork):
+        if isinstance(self.network, QatNetwork) and fix.startswith("Lower"):
             try:
                 self.network.check_finite(inputs=[batch["img"]])
             except PorterError as error:  # it knows the tensor by its name
@@ -306,6 +309,8 @@ def train_epochs(
     done = training.resume()
     if done >= trainer.num_epochs:
         events.note(f"all {done} epochs were done by an earlier run; --restart trains anew")
+    elif not done and training.validation.wanted:
+        training.validation.try_out(training.network)
     elif done:
         events.note(f"going on after epoch {done} of an earlier run")
     for number in range(done, trainer.num_epochs):

@@ -70,6 +70,15 @@ def metrics(config: Path, stage: str) -> dict[str, float] | None:
     return None if found is None else dict(found)
 
 
+def refused(config: Path, stage: str) -> str:
+    """Run a stage that fails; its error."""
+    try:
+        train(config, stage)
+    except PorterError as error:
+        return str(error)
+    return "trained"
+
+
 def lock(folder: Path) -> str:
     """Try to train in a folder."""
     try:

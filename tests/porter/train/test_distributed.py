@@ -10,7 +10,7 @@ import sys
 import pytest
 import tiny
 import torch
-from forked import metrics, run_forked
+from forked import metrics, refused, run_forked
 
 from porter.train import checkpoint
 from porter.train.config import load_config
@@ -96,3 +96,21 @@ def test_resumption_in_two_processes(tmp_path):
     ended = run_forked(metrics, longer, "float", world=2)
     assert [code for code, _ in ended] == [0, 0]
     assert checkpoint.read(checkpoint.last_path(load_config(longer), "float")).facts["epoch"] == 2
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_both(tmp_path):
+    extra = (
+        "_plain = loss\n"
+        "def loss(outputs, batch):\n"
+        "    found = _plain(outputs, batch)\n"
+        "    return {**found, 'size': found['size'] / (os.environ['RANK'] == '0')}\n"
+    )
+    (_, first), (_, second) = run_forked(refused, tiny.write(tmp_path, HALF, extra=extra), "float", world=2)
+    assert first.startswith("PT705") and "another process" in first
+    assert second.startswith("PT705") and "size inf" in second
+
+
+def test_a_metric_that_fails_ends_both(tmp_path):
+    config = tiny.write(tmp_path, ('monitor = "accuracy"', 'monitor = "acuracy"'), HALF)
+    (_, first), (_, second) = run_forked(refused, config, "float", world=2)
+    assert first == second and first.startswith("PT708")

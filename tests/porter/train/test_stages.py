@@ -257,9 +257,9 @@ if "KILL_WRITE" in os.environ:
                 os.kill(os.getpid(), signal.SIGKILL)
     _checkpoint.atomic_file = _cut
 """
-# Every epoch of the four has four steps, and writes the best (each is) and the last.
+# Every epoch of the four has four steps, and writes the best (each is) and the last. The first validation is a trial.
 KILLS = [
-    ({"KILL_STEP": "1"}, 0), ({"KILL_STEP": "7"}, 1), ({"KILL_STEP": "9"}, 2), ({"KILL_VALIDATION": "2"}, 1),
+    ({"KILL_STEP": "1"}, 0), ({"KILL_STEP": "7"}, 1), ({"KILL_STEP": "9"}, 2), ({"KILL_VALIDATION": "3"}, 1),
     ({"KILL_WRITE": "3"}, 1), ({"KILL_WRITE": "4"}, 1),
 ]  # fmt: skip
 
@@ -431,6 +431,22 @@ def test_what_the_users_own_parts_do_wrong(tmp_path, change, code, words):
     with pytest.raises(PorterError) as caught:
         train(tiny.write(tmp_path, change), "float")
     assert caught.value.code == code and words in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('monitor = "accuracy"', 'monitor = "acuracy"'),
+        ("cls = torch.as_tensor(outputs[0])", "cls = torch.as_tensor(outputs[7])"),
+        ("dataset=lambda: Quadrants(25, 5000)", "dataset=lambda: Quadrants('25', 5000)"),
+    ],
+)
+def test_validation_is_tried_before_anything_is_trained(tmp_path, change):
+    epochs = []
+    config = tiny.write(tmp_path, change, extra="def loss(outputs, batch): raise AssertionError('trained')\n")
+    with pytest.raises(PorterError) as caught:
+        train(config, "float", events=Events(epoch=lambda *told: epochs.append(told)))
+    assert caught.value.code in ("PT708", "PT520") and "trained" not in str(caught.value) and epochs == []
 
 
 def test_a_stage_that_there_is_not(tmp_path):
