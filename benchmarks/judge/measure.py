@@ -20,8 +20,8 @@ from porter.loading import load
 from porter.ops import Array
 from porter.target import Target
 from porter.toolchains import environment
-from porter.toolchains.ask import OPSET, Asker, Said, placement_by, verdict_of
-from porter.toolchains.cases import Case, base_case, cases, combinations, led, random_feeds
+from porter.toolchains.ask import OPSET, Asker, Said, in_context, placement_by, verdict_of
+from porter.toolchains.cases import Case, base_case, cases, combinations, random_feeds
 from porter.toolchains.catalogue import SPECS
 
 __all__ = ["Row", "depth", "judge"]
@@ -43,6 +43,7 @@ class Row:
     ``group`` is "op", "held out" (ops with two properties varied, not used to write descriptors) or "model". ``porter``
     and ``compiler`` are placements. ``after`` is the compiler's placement of what ``porter rewrite`` makes of a model
     that the compiler does not put on the accelerator as a whole; "not legal" where porter cannot, "" where it need not.
+    ``documented``: porter refuses it by a limit of the vendor's manual that this compiler does not check.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Row:
     after: str = ""
     after_said: str = ""
     after_cosine: float | None = None
+    documented: bool = False
 
     @property
     def agrees(self) -> bool:
@@ -71,11 +73,10 @@ def judge(target: Target, kept: Path, models: dict[str, Path], say: Callable[[st
     assert toolchain is not None
     rows = []
     with Asker(toolchain, target.name, kept) as asker:
-        lead = getattr(environment.adapter(toolchain), "LEAD", ())
         for group, case in _cases(target.name, kinds):
             say(f"{target.name}: {case.name}")
             said = asker.case(case)
-            shown = led(case, lead)
+            shown = in_context(toolchain, case)
             graph = OnnxGraph.from_ops(shown.ops, shown.inputs, shown.outputs, "porter", OPSET)
             feeds = [random_feeds(shown, seed) for seed in range(SAMPLES)]
             row = _row(case.name, group, graph, target, said)
@@ -114,8 +115,14 @@ def _row(name: str, group: str, graph: Graph, target: Target, said: Said) -> Row
     verdict, reasons = verdict_of(graph, target)
     answer = said.answer
     told = answer.message or "; ".join(answer.reasons[:2])
+    judge = environment.adapter(environment.for_target(target.name) or "")
+    documented = (
+        not getattr(judge, "PROVES", True)
+        and (verdict, answer.placement) == ("unsupported", "accelerator")
+        and any(reason.endswith("certain]") for reason in reasons)
+    )
     return Row(name, group, placement_by(verdict), answer.placement, reasons[:3], told, answer.cosine, answer.column,
-               answer.dead)  # fmt: skip
+               answer.dead, documented=documented)  # fmt: skip
 
 
 def _model(name: str, path: Path, target: Target, asker: Asker, rewrite: bool) -> Row:

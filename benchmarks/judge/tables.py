@@ -22,12 +22,13 @@ TITLES = {
 
 
 def false_natives(rows: Iterable[Row]) -> list[Row]:
-    """Rows that porter puts on the accelerator and the compiler does not."""
-    return [row for row in rows if row.porter == "accelerator" and row.compiler != "accelerator"]
+    """Rows that porter puts on the accelerator, and the compiler refuses or leaves to the CPU."""
+    return [row for row in rows if row.porter == "accelerator" and row.compiler in ("refused", "cpu")]
 
 
 def _share(rows: Sequence[Row]) -> str:
-    return f"{sum(row.agrees for row in rows) / len(rows):.1%} of {len(rows)}" if rows else "-"
+    judged = [row for row in rows if not row.documented]
+    return f"{sum(row.agrees for row in judged) / len(judged):.1%} of {len(judged)}" if judged else "-"
 
 
 def one(name: str, versions: Mapping[str, str], rows: Sequence[Row]) -> str:
@@ -41,13 +42,17 @@ def one(name: str, versions: Mapping[str, str], rows: Sequence[Row]) -> str:
 def page(judged: Mapping[str, tuple[Mapping[str, str], Sequence[Row]]]) -> str:
     """Everything: a summary, then for each target its confusion table, its disagreements and its whole models."""
     lines = [
-        "| target | toolchain | ops | held-out ops | whole models | native, and the compiler does not take it |",
-        "|---|---|---|---|---|---|",
+        "| target | toolchain | all | ops | held-out ops | whole models | native, and refused or left to the CPU "
+        "| native, and wrong numbers | refused by the manual alone |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, (versions, rows) in judged.items():
         groups = [[row for row in rows if row.group == group] for group in ("op", "held out", "model")]
         said = ", ".join(f"{package} {version}" for package, version in versions.items())
-        lines.append(f"| {name} | {said} | {' | '.join(map(_share, groups))} | {len(false_natives(rows))} |")
+        wrong = sum((row.porter, row.compiler) == ("accelerator", "wrong") for row in rows)
+        counts = len(false_natives(rows)), wrong, sum(row.documented for row in rows)
+        shares = map(_share, [rows, *groups])
+        lines.append(f"| {name} | {said} | {' | '.join(shares)} | {' | '.join(map(str, counts))} |")
     lines += ["", *_after(judged)]
     for name, (_, rows) in judged.items():
         lines += ["", f"## {name}", "", *_confusion(rows), "", *_disagreements(rows), "", *_models(rows)]

@@ -20,7 +20,7 @@ from porter.toolchains import environment
 from porter.toolchains.cases import Case, led, random_feeds
 from porter.toolchains.session import Answer, Placement, Session
 
-__all__ = ["Asker", "Said", "placement_by", "verdict_of"]
+__all__ = ["Asker", "Said", "in_context", "placement_by", "verdict_of"]
 
 #: Random inputs that an int8 compiler calibrates on.
 _SAMPLES = 4
@@ -70,6 +70,12 @@ def verdict_of(graph: Graph, target: Target) -> tuple[Verdict, list[str]]:
 def placement_by(verdict: Verdict) -> str:
     """Where a verdict puts a model, in the compiler's words ("unknown" where porter does not say)."""
     return _PLACES[verdict]
+
+
+def in_context(toolchain: str, case: Case) -> Case:
+    """The case as the toolchain gets it: between convolutions where its adapter wants them."""
+    adapter = environment.adapter(toolchain)
+    return led(case, getattr(adapter, "LEAD", ()), getattr(adapter, "TRAIL", ()))
 
 
 class Asker:
@@ -122,7 +128,7 @@ class Asker:
             return known
         from porter.dialects.onnx import OnnxGraph
 
-        case = led(case, getattr(environment.adapter(self.toolchain), "LEAD", ()))
+        case = in_context(self.toolchain, case)
         graph = OnnxGraph.from_ops(case.ops, case.inputs, case.outputs, "porter", OPSET)
         return self.model(case.name, graph, [random_feeds(case, seed) for seed in range(_SAMPLES)])
 

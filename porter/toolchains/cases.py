@@ -169,21 +169,37 @@ def _ordered(ops: list[Op]) -> tuple[Op, ...]:
     return tuple(found.values())
 
 
-def led(case: Case, ranks: Collection[int]) -> Case:
-    """The case with a 1x1 convolution that changes nothing before each input of one of the ranks (3 to 5).
+def led(case: Case, before: Collection[int], after: Collection[int] = ()) -> Case:
+    """The case between 1x1 convolutions that change nothing: before each input, and after each output, of those ranks
+    (3 to 5).
 
     A compiler tells the batch axis, or the layout, from the layers around an op: of an op alone it may take another.
     """
-    convs = []
-    for value in case.inputs:
-        shape = value.shape or ()
-        if value.dtype == "float32" and len(shape) in ranks:
-            weight = np.eye(shape[1], dtype=np.float32).reshape(shape[1], shape[1], *(1,) * (len(shape) - 2))
-            spatial = len(shape) - 2
-            attrs = {"stride": (1,) * spatial, "padding": ((0, 0),) * spatial, "dilation": (1,) * spatial, "groups": 1}
-            operands = (Value(f"{value.name}_in", shape, "float32"), Value.constant(f"{value.name}_one", weight), None)
-            convs.append(Op(f"conv{spatial}d", operands, (value,), attrs, f"{value.name}_lead"))
-    return replace(case, ops=(*convs, *case.ops))
+    front = [
+        _one(_like(value, f"{value.name}_in"), value, f"{value.name}_lead")
+        for value in case.inputs
+        if value.dtype == "float32" and value.rank in before
+    ]
+    back = [
+        _one(value, _like(value, f"{value.name}_out"), f"{value.name}_trail")
+        for value in case.outputs
+        if value.dtype == "float32" and value.rank in after
+    ]
+    return replace(case, ops=(*front, *case.ops, *back))
+
+
+def _like(value: Value, name: str) -> Value:
+    """Another value of the same type."""
+    return Value(name, value.shape, value.dtype)
+
+
+def _one(x: Value, y: Value, name: str) -> Op:
+    """The convolution by an identity matrix from one value to another."""
+    shape = x.shape or ()
+    spatial = len(shape) - 2
+    weight = np.eye(shape[1], dtype=np.float32).reshape(shape[1], shape[1], *(1,) * spatial)
+    attrs = {"stride": (1,) * spatial, "padding": ((0, 0),) * spatial, "dilation": (1,) * spatial, "groups": 1}
+    return Op(f"conv{spatial}d", (x, Value.constant(f"{name}_w", weight), None), (y,), attrs, name)
 
 
 def random_feeds(case: Case, seed: int) -> dict[str, Array]:

@@ -23,8 +23,9 @@ PYTHONS = ("3.12",)
 PACKAGES = (("ethos-u-vela==5.2.0", "onnx2tf==2.6.9"), ("ai-edge-quantizer==0.10.0",))
 VERSIONS = ("ethos-u-vela", "onnx2tf", "ai-edge-quantizer")
 ARTIFACTS = (".tflite",)
-#: Ranks of inputs behind a convolution: an op alone is not brought to channels last, as every op of a real model is.
-LEAD = (4,)
+#: Ranks of inputs behind a convolution, and of outputs before one: an op alone is not brought to channels last, as the
+#: ops of a real model are.
+LEAD = TRAIL = (4,)
 NUMERICS = "int8"
 TARGETS = {
     "ethos-u55": {"accelerator": "ethos-u55-256"},

@@ -49,16 +49,16 @@ def test_all_that_runs_needs_no_limit() -> None:
 
 def test_a_number_ends_where_it_stops_running_or_was_not_tried() -> None:
     label = "max(stride_h, stride_w) == {}"
-    made = derive(SPECS["conv2d"], outcomes("conv2d", {label.format(4): "refused", label.format(5): "refused"}),
+    made = derive(SPECS["conv2d"], outcomes("conv2d", {label.format(n): "refused" for n in (4, 5, 8)}),
                   {"const_inputs": ["weight", "bias"]}, TARGET, "probed")  # fmt: skip
     assert "max(stride_h, stride_w) <= 3" in exprs(made)
     guesses = [limit["expr"] for limit in made.entry["limits"] if limit["certainty"] == "unknown"]
-    assert guesses == ["max(kernel_h, kernel_w) <= 11", "max(dilation_h, dilation_w) <= 4"]
+    assert guesses == ["max(kernel_h, kernel_w) <= 16", "max(dilation_h, dilation_w) <= 4"]
     assert made.entry["const_inputs"] == ["weight", "bias"] and not made.unexplained
 
 
 def test_a_number_that_runs_only_here_and_there_is_listed() -> None:
-    bad: dict[str, Placement] = {f"max(kernel_h, kernel_w) == {n}": "wrong" for n in (1, 2, 7, 11)}
+    bad: dict[str, Placement] = {f"max(kernel_h, kernel_w) == {n}": "wrong" for n in (1, 2, 7, 11, 16)}
     made = derive(SPECS["conv2d"], outcomes("conv2d", bad), None, TARGET, "probed")
     assert "max(kernel_h, kernel_w) in (3, 5, 9)" in exprs(made)
 
@@ -105,12 +105,12 @@ def test_a_limit_that_the_compiler_does_not_have_goes_unless_the_device_is_anoth
 
 def test_a_host_limit_is_the_limit_that_forbids() -> None:
     known = {"limits": [{"expr": "stride_h <= 3", "why": "the book", "certainty": "certain", "source": "book"}]}
-    bad: dict[str, Placement] = {f"max(stride_h, stride_w) == {n}": "refused" for n in (4, 5)}
+    bad: dict[str, Placement] = {f"max(stride_h, stride_w) == {n}": "refused" for n in (4, 5, 8)}
     made = derive(SPECS["conv2d"], outcomes("conv2d", bad), known, HOST, "p")
     assert exprs(made, "host_limits") == ["stride_h <= 3"]
     bad["max(stride_h, stride_w) == 5"] = "cpu"
     made = derive(SPECS["conv2d"], outcomes("conv2d", bad), known, HOST, "p")
-    assert exprs(made, "host_limits") == ["max(stride_h, stride_w) != 4"]
+    assert exprs(made, "host_limits") == ["max(stride_h, stride_w) != 4", "max(stride_h, stride_w) != 8"]
 
 
 def test_dtypes_that_were_seen_are_named() -> None:
@@ -194,8 +194,9 @@ def test_a_convolution_in_front_changes_nothing() -> None:
     from porter.dialects.onnx import OnnxGraph
 
     case = base_case(SPECS["cat"])
-    with_conv = led(case, (4,))
-    assert [op.kind for op in with_conv.ops] == ["conv2d", "conv2d", "cat"] and led(case, (3,)).ops == case.ops
+    with_conv = led(case, (4,), (4,))
+    assert [op.kind for op in with_conv.ops] == ["conv2d", "conv2d", "cat", "conv2d"]
+    assert led(case, (3,)).ops == case.ops and len(with_conv.outputs) == 1
     feeds = random_feeds(case, 0)
     plain, other = (
         OnnxGraph.from_ops(one.ops, one.inputs, one.outputs, "t", 13).run(list(feeds.values()))
