@@ -79,7 +79,7 @@ def main() -> None:
             results += [run.result() for run in runs]
     printed = tables.markdown(cases, floats, results, versions)
     if not args.no_speed:
-        printed += "\n\n" + speed(args.work)
+        printed += "\n\n" + speed(args.work, args.reuse or args.kept)
     seconds = time.perf_counter() - start
     reused = sum(result.reused for result in results)
     printed += f"\n\n{_machine()}; {len(results)} rows in {seconds / 60:.0f} minutes"

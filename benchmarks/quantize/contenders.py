@@ -85,14 +85,22 @@ def _of(
     return [Contender(peer, environment, script, width, kind, label, settings) for width, kind, label, settings in rows]
 
 
+#: What the onnxruntime target's own keys ``passes`` and ``depthwise_input_per_channel`` make of the default.
+_PORTER = "min-max, bias correction, depthwise inputs by channel where needed"
+
 CONTENDERS = (
     *_of(
         "porter", "porter", "porter",
-        ("int8", "default", "min-max", {}),
+        ("int8", "default", _PORTER, {}),
         ("int8", "best", "mix", {"observer": "mix"}),
-        ("int8", "best", "moving average, bias correction", {"observer": "moving_average", "bias_correction": True}),
+        ("int8", "best", "mean of the extremes", {"observer": "min_max(use_avg)"}),
         ("int16", "default", "min-max", {}),
-        ("w8a16", "default", "min-max", {}),
+        ("w8a16", "default", _PORTER, {}),
+        ("w8a16", "best", "plain rounding", {"bias_correction": False}),
+    ),
+    *_of(
+        "porter per tensor", "porter", "porter",
+        ("int8", "default", "one scale for the input of a depthwise convolution", {"target": "one_scale.toml"}),
     ),
     *_of(
         "porter for mlu270", "porter", "porter",

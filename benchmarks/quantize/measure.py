@@ -27,7 +27,7 @@ from . import scores
 from .cases import Case, Scores
 from .contenders import ENVIRONMENTS, ROOT, Contender
 
-__all__ = ["PRINTING", "Prepared", "Result", "measure", "prepare"]
+__all__ = ["PRINTING", "Prepared", "Result", "in_both", "measure", "prepare"]
 
 #: pycocotools prints, and what silences it swaps the process's own stdout.
 PRINTING = threading.Lock()
@@ -109,6 +109,8 @@ def prepare(case: Case, packages: Path, work: Path, limit: int | None) -> Prepar
         case.build(packages, partial)
         partial.rename(model)
     calibration, held_out = case.calibration(packages)[:limit], case.held_out(packages)[:limit]
+    if shared := in_both(calibration, held_out):
+        raise RuntimeError(f"{case.name}: held-out items {shared} are calibration items, too")
     np.save(folder / "calibration.npy", calibration)
     digest = hashlib.sha256(calibration.tobytes() + held_out.tobytes()).hexdigest()[:12]
     run = session(model, optimized=False)
@@ -117,6 +119,12 @@ def prepare(case: Case, packages: Path, work: Path, limit: int | None) -> Prepar
     return Prepared(
         case, packages, folder, model, name, digest, held_out, reference, case.score(packages, reference, reference)
     )
+
+
+def in_both(calibration: Array, held_out: Array) -> list[int]:
+    """The held-out items, by index, that equal a calibration item in every byte."""
+    seen = {item.tobytes() for item in calibration}
+    return [index for index, item in enumerate(held_out) if item.tobytes() in seen]
 
 
 def measure(prepared: Prepared, contender: Contender, version: str, timeout: float) -> Result:

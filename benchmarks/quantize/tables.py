@@ -11,8 +11,7 @@ from .measure import Result
 __all__ = ["LEVEL", "full", "installed", "markdown", "summary"]
 
 OURS = "porter"
-#: Two figures of a task metric (0..1) this near are level. With the 24 to 300 held-out items of a model, one item is
-#: 0.003 to 0.007 of most metrics.
+#: Two figures of a task metric (0..1) this near are level: one held-out item is 0.005 to 0.01 of most metrics.
 LEVEL = 0.01
 _WIDTHS = {
     "int8": "int8 weights and activations",

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,10 @@ pytest.importorskip("pycocotools")
 
 from benchmarks.quantize import scores, tables
 from benchmarks.quantize.cases import CASES
-from benchmarks.quantize.measure import Result
+from benchmarks.quantize.contenders import CONTENDERS
+from benchmarks.quantize.measure import PEERS, Result, in_both
+from benchmarks.quantize.speed import speed
+from porter.target import Target
 
 
 def test_nearness_of_columns() -> None:
@@ -90,3 +95,29 @@ def test_summary_says_who_is_ahead(
         results.append(_result("porter", "best", best))
     row = tables.summary(case, {"yolox_nano": {"mAP": 0.90}}, results, "int8").splitlines()[-1]
     assert tuple(cell.strip() for cell in row.strip("|").split("|")[-2:]) == want
+
+
+def test_items_that_are_in_both_halves_are_named() -> None:
+    calibration = np.float32([[1, 2], [3, 4]])
+    assert in_both(calibration, np.float32([[2, 1], [3, 4], [1, 2]])) == [1, 2]
+    assert in_both(calibration, np.float32([[2, 1]])) == []
+
+
+def test_measured_speed_is_kept_for_reuse(tmp_path: Path) -> None:
+    (tmp_path / "speed.md").write_text("### as measured\n", encoding="utf-8")
+    assert speed(tmp_path, reuse=True) == "### as measured"
+
+
+def test_failed_speed_is_said_and_not_kept(tmp_path: Path) -> None:
+    """There are no models in the folder."""
+    assert "failed: " in speed(tmp_path, reuse=True)
+    assert not (tmp_path / "speed.md").exists()
+
+
+def test_contenders_have_files_of_their_own_and_what_they_name() -> None:
+    keys = [contender.key for contender in CONTENDERS]
+    assert len(set(keys)) == len(keys)
+    for contender in CONTENDERS:
+        target = contender.settings.get("target", "onnxruntime")
+        Target.load(str(PEERS / target) if target.endswith(".toml") else target)
+    assert not Target.load(str(PEERS / "one_scale.toml")).quantization.depthwise_input_per_channel

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""porter itself. Settings: ``target``, and whatever else :func:`porter.quantize.engine.quantize` takes."""
+"""porter itself. Settings: ``target`` (a name, or a file beside this one), and whatever else
+:func:`porter.quantize.engine.quantize` takes."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from porter.quantize.writers import write_qdq
 def quantize(job: Job) -> None:
     settings = dict(job.settings)
     target = settings.pop("target", "onnxruntime")
+    if target.endswith(".toml"):
+        target = str(Path(__file__).with_name(target))
     items = [[np.ascontiguousarray(item)] for item in job.items()]
     # force: these models are measured on the numerics of devices that do not run all of their ops.
     made = porter.quantize(job.model, target, items, dtype=job.width, force=True, **settings)
