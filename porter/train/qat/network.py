@@ -68,6 +68,7 @@ class QatNetwork(nn.Module):
         self._sync_norms = False
         self._ready = False
         self._samples = 0
+        self._where = torch.device("cpu")
         self._cache: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._observers: dict[str, Observer] = {}
         self._places: dict[str, tuple[nn.Module, str]] = {}
@@ -252,6 +253,7 @@ class QatNetwork(nn.Module):
     def _run(
         self, program: Program, inputs: Sequence[Tensor], look: Callable[[int, Any], None] | None = None
     ) -> tuple[Tensor, ...]:
+        self._where = inputs[0].device if inputs else self._where
         try:
             return program.run(self, inputs, look)
         finally:
@@ -408,8 +410,9 @@ class QatNetwork(nn.Module):
         found = holder._parameters.get(leaf)
         return cast(Tensor, holder._buffers[leaf] if found is None else found)
 
-    def _constant(self, source: Source) -> Tensor:
-        return self.state(source) if isinstance(source, str) else source
+    def constant(self, source: Source) -> Tensor:
+        """A parameter or buffer by its name, or the tensor itself where the inputs are."""
+        return self.state(source) if isinstance(source, str) else source.to(self._where)
 
     def fake(self, key: Key, x: Tensor) -> Tensor:
         """The tensor through a quantizer, or as it is while the network does not quantize."""
@@ -448,8 +451,8 @@ class QatNetwork(nn.Module):
         if unit is not None:
             weight, bias = fold(unit, self.state)
         else:
-            weight = self._constant(cast(Source, layer.weight))
-            bias = None if layer.bias is None else self._constant(layer.bias)
+            weight = self.constant(cast(Source, layer.weight))
+            bias = None if layer.bias is None else self.constant(layer.bias)
         if not self._quantizing or not layer.quantized:
             return weight, bias
         steps = weight_steps(weight, layer.axis, layer.dtype, scheme.rule)

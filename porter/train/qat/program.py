@@ -68,6 +68,9 @@ class Runtime(Protocol):
     def state(self, name: str) -> Tensor:
         """A parameter or buffer."""
 
+    def constant(self, source: Source) -> Tensor:
+        """A constant, where the inputs are."""
+
     def fake(self, key: Key, x: Tensor) -> Tensor:
         """The tensor through a quantizer (as it is while the network does not quantize)."""
 
@@ -128,7 +131,7 @@ class _Load:
     source: Source
 
     def run(self, env: Env, network: Runtime) -> None:
-        env[self.out] = network.state(self.source) if isinstance(self.source, str) else self.source
+        env[self.out] = network.constant(self.source)
 
     def reads(self) -> list[int]:
         return []
