@@ -8,6 +8,7 @@ rules. Whether a rule applies is asked once an op, so that a plan is linear in t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +67,10 @@ class _View:
 
     def expresses(self, op: Op) -> bool:
         return self._graph.expresses(op)
+
+    def seeing(self, ops: Sequence[Op]) -> _View:
+        """The same with these ops in the place of those that compute the same values."""
+        return _View(self._graph, {out.name: op for op in ops for out in op.outputs}, self._uses, self._outer)
 
     def inside(self, fragment: Fragment) -> _View:
         producers = {out.name: op for op in fragment.ops for out in op.outputs}
@@ -220,6 +225,10 @@ class Planner:
 
     def _fuse(self, visible: Sequence[Op], planned: Sequence[Planned], view: _View) -> None:
         """Let rules that fuse take in the illegal ops above legal ones (see :mod:`porter.fusing`)."""
+        numbers = _numbers(visible)
+        if numbers:
+            visible = [self._with_constants(op, numbers) for op in visible]
+            view = view.seeing(visible)
 
         def attempt(rule: Rule, op: Op) -> Replacement:
             if (op.outputs[0].name, op.kind, rule.name) in self._tried:
@@ -380,6 +389,12 @@ class Planner:
     def _prefix(self, op: Op) -> str:
         return f"{op.outputs[0].name}_r{self._round}"
 
+    def _came_back(self, op: Op, rule: Rule) -> bool:
+        """Whether ``rule`` made this op already: what it builds has, in the graph's dialect, the form of what it
+        removes (a slice with a negative step is a flip of torch)."""
+        made = op.origin.rules[-1:] == (rule.name,) and op.kind not in rule.yields
+        return made or (op.outputs[0].name, op.kind, rule.name) in self._tried
+
     def _plan_op(self, op: Op, judged: Judgement, view: _View, depth: int, trail: frozenset[str]) -> Planned:
         reasons, codes = _texts(judged), _codes(judged)
         considered = _Considered(self._prices)
@@ -393,7 +408,7 @@ class Planner:
             if rule.claim not in self._allow:
                 considered.needs_consent(rule)
                 continue
-            if (op.outputs[0].name, op.kind, rule.name) in self._tried:
+            if self._came_back(op, rule):
                 why = f"{rule.name} was applied, and the {self._graph.dialect} form of it is {op.kind} again"
                 considered.refuse(rule, why)
                 continue
@@ -441,6 +456,17 @@ class Planner:
             return (), fragment
         results = tuple(now.get(v.name, v) for v in fragment.results)
         return tuple(used.values()), Fragment(ops, results, fragment.merged)
+
+
+def _numbers(ops: Sequence[Op]) -> dict[str, Value]:
+    """Constants of one element that an exporter put behind an Identity: the coefficients of formulas."""
+    found: dict[str, Value] = {}
+    for op in ops:
+        if op.kind == "identity":
+            source, out = found.get(op.operands[0].name, op.operands[0]), op.outputs[0]
+            if source.is_const and source.shape is not None and math.prod(source.shape) == 1:
+                found[out.name] = Value(out.name, out.shape, out.dtype, source.numpy)
+    return found
 
 
 def _weakest(rules: Sequence[Rule]) -> Claim | None:
