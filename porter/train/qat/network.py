@@ -37,7 +37,7 @@ from porter.train.qat.fake_quant import (
     weight_steps,
 )
 from porter.train.qat.outputs import OutputRule
-from porter.train.qat.prepared import Initial, Shared, put, quantizer_names, summed
+from porter.train.qat.prepared import Initial, Shared, constant_groups, put, quantizer_names, summed
 from porter.train.qat.program import Key, Program, Source
 from porter.verify import Evidence
 
@@ -80,6 +80,7 @@ class QatNetwork(nn.Module):
         self._child = QUANTIZERS if QUANTIZERS not in self._modules else f"{QUANTIZERS}_"
         children = self._modules[self._child] = nn.Module()
         scheme, sums = shared.scheme, summed(shared.prepared)
+        self._constants = constant_groups(shared.prepared)
         for key, name in self._quantizers.items():
             symmetric = scheme.symmetric(key[1])
             exact = key[0] in sums
@@ -88,7 +89,7 @@ class QatNetwork(nn.Module):
                 scheme.rounding,
                 scheme.rule,
                 symmetric,
-                learned and BITS[key[1]] == 8 and key in compiled.used,
+                learned and BITS[key[1]] == 8 and key in compiled.used and key[0] not in self._constants,
                 exact,
             )
         if shared.any_batch is None:
@@ -264,6 +265,9 @@ class QatNetwork(nn.Module):
             quantizer.settle()
 
     def _require_scales(self) -> None:
+        for key in self._quantizers:
+            if key[0] in self._constants:
+                self._cover(key, self.constant(self._constants[key[0]]))
         for name, quantizer in zip(self._quantizers.values(), self._by_key().values(), strict=True):
             scale = float(quantizer.scale.detach())
             if not self._ready:
@@ -418,7 +422,15 @@ class QatNetwork(nn.Module):
         """The tensor through a quantizer, or as it is while the network does not quantize."""
         if not self._quantizing:
             return x
+        if key[0] in self._constants:
+            self._cover(key, x)
+            return straight_through(x, self._quantizer(key)(x.detach()))
         return cast(Tensor, self._quantizer(key)(x))
+
+    def _cover(self, key: Key, x: Tensor) -> None:
+        """Let the scale of a constant follow it, as that of a weight does."""
+        low, high = torch.aminmax(x.detach())
+        self._quantizer(key).set(self.scheme.encoding(float(low), float(high), key[1], "extremes"))
 
     def fake_input(self, path: str, x: Tensor) -> Tensor:
         """The tensor through the widest quantizer of a layer's inputs."""

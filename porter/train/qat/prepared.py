@@ -23,7 +23,7 @@ from porter.train.qat.outputs import OutputRule
 from porter.train.qat.program import Compiled, Key, Program, Source, compile_program
 from porter.verify import Evidence
 
-__all__ = ["Initial", "Prepared", "Preparer", "Shared", "put", "quantizer_names", "summed"]
+__all__ = ["Initial", "Prepared", "Preparer", "Shared", "constant_groups", "put", "quantizer_names", "summed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,16 @@ def summed(prepared: Prepared) -> set[str]:
             if op.kind in EXACT and op.kind not in PRODUCTS and planned.fused.isdisjoint(v.name for v in op.operands):
                 found.add(group.name)
     return found
+
+
+def constant_groups(prepared: Prepared) -> dict[str, Source]:
+    """The constants that are quantized on their own (a factor that is learned), by the name of their group."""
+    constants = {v.name for op in prepared.graph.ops() for v in op.operands if v.is_const}
+    return {
+        group.name: prepared.sources[group.sources[0]]
+        for group in prepared.plan.groups
+        if len(group.sources) == 1 and group.sources[0] in constants and group.sources[0] in prepared.sources
+    }
 
 
 def quantizer_names(prepared: Prepared, keys: Sequence[Key]) -> dict[Key, str]:

@@ -13,7 +13,7 @@ from torch import nn
 from porter.data import open_data
 from porter.errors import PorterError
 from porter.quantize.engine import quantize
-from porter.train.qat import OutputRule, convert
+from porter.train.qat import OutputRule, convert, to_integers
 
 
 def values(outputs):
@@ -292,3 +292,28 @@ def test_what_the_target_does_not_take_as_a_whole_is_refused():
 
     with pytest.raises(PorterError, match=r"PT320: .*\(PT206\)"):
         convert(Many(), batch(), target("x5"))
+
+
+@pytest.mark.parametrize("name", ["x5", "onnxruntime"])
+def test_a_factor_that_is_learned_takes_its_scale_along(name):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+            self.factor = nn.Parameter(torch.tensor([0.5]))
+
+        def forward(self, img):
+            return self.last(self.conv(img) * self.factor)
+
+    network = calibrate(convert(seeded(Scaled), batch(), target(name)).eval()).train()
+    network(batch())[0].sum().backward()
+    assert network.state("factor").grad.abs() > 0
+    assert all("factor" not in parameter for parameter, _ in network.named_parameters() if "quantizers" in parameter)
+    with torch.no_grad():
+        network.state("factor").fill_(20.0)
+    wanted = to_integers(network.eval())(batch(), mode="fake")[0]
+    network.fake_quant(False)
+    floats = network(batch())[0].detach().numpy()
+    network.fake_quant()
+    assert np.abs(network(batch())[0].detach().numpy() - wanted).max() < 0.02 * np.abs(wanted).max()
+    assert np.corrcoef(floats.ravel(), wanted.ravel())[0, 1] > 0.5
