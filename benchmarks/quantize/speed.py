@@ -23,8 +23,9 @@ from .contenders import ROOT
 __all__ = ["speed"]
 
 SCRIPT = Path(__file__).resolve().parent / "calibration_speed.py"
-#: The models and their inputs: a large detector, a classifier and a small detector.
-MODELS = {"ppocr_det": "1x3x480x480", "mobilenet_v2": "1x3x224x224", "yolox_nano": "1x3x128x128"}
+#: The models with their inputs and the images of a round, each round about half a second of plain inference: a large
+#: detector, a classifier and a small detector.
+MODELS = {"ppocr_det": ("1x3x480x480", 12), "mobilenet_v2": ("1x3x224x224", 60), "yolox_nano": ("1x3x128x128", 100)}
 #: Whose memory is measured: 1,000 images of it take seconds.
 MEMORY = "mobilenet_v2"
 
@@ -35,9 +36,10 @@ def speed(work: Path, reuse: bool) -> str:
     kept = work / "speed.md"
     if reuse and kept.exists():
         return kept.read_text(encoding="utf-8").strip()
-    models = {name: f"{work / 'cases' / name / 'float.onnx'}:{shape}" for name, shape in MODELS.items()}
     before = os.getloadavg()[0]
-    ran = [_run(list(models.values())), _run([models[MEMORY], "--memory"])]
+    models = {name: f"{work / 'cases' / name / 'float.onnx'}:{shape}" for name, (shape, _) in MODELS.items()}
+    ran = [_run([models[name], "--images", str(images)]) for name, (_, images) in MODELS.items()]
+    ran.append(_run([models[MEMORY], "--memory"]))
     said = "\n\n".join(output for output, _ in ran).replace(f"{work / 'cases'}/", "")
     made = (
         f"### Calibration: seconds beside plain inference, and memory\n\n```text\n{said}\n```\n\n"
