@@ -57,6 +57,11 @@ def test_onnx(target):
     assert kinds_after(onnx(ATTENTION, 23), target("attention matmul mul permute"))[0] == ["attention"]
 
 
+def test_coefficients_behind_an_identity(target):
+    named = GELU.replace("a = Div (x, c)", "i = Identity (c) \n k = Identity (i) \n a = Div (x, k)")
+    assert kinds_after(onnx(named, 20), target("gelu add mul div"))[0] == ["gelu"]
+
+
 def test_an_opset_without_the_operator_keeps_the_formula_and_says_so(target):
     kinds, report = kinds_after(onnx(SILU, 17), target("silu mul"))
     assert kinds == ["sigmoid", "mul"] and not report.portable
