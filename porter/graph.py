@@ -13,7 +13,10 @@ from porter.findings import Finding
 from porter.ops import Array, Op, Value
 from porter.rewrite import Fragment
 
-__all__ = ["Graph"]
+__all__ = ["OPSETS", "Graph"]
+
+#: The oldest and the newest ONNX opset that porter writes.
+OPSETS = (7, 24)
 
 
 class Graph(ABC):

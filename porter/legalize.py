@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from porter.errors import PorterError
 from porter.findings import Finding, OpReport, Report, Severity, Verdict, origin_json
-from porter.graph import Graph
+from porter.graph import OPSETS, Graph
 from porter.infer import DATA_DEPENDENT
 from porter.ops import Op, Origin
 from porter.planner import Planned, Planner, claim_rank
@@ -82,11 +82,13 @@ def _of_model(graph: Graph, target: Target) -> tuple[list[Finding], int | None]:
 
 
 def nearest_opset(graph: Graph, target: Target) -> int | None:
-    """The opset to convert the model to before the target takes it; None where it does already, or is not ONNX."""
+    """The opset to convert the model to before the target takes it; None where it does already, or is not ONNX, or
+    porter writes no opset that the target takes."""
     allowed, opset = target.runtime.opset, graph.opset
     if opset is None or not allowed or allowed[0] <= opset <= allowed[-1]:
         return None
-    return allowed[0] if opset < allowed[0] else allowed[-1]
+    nearest = allowed[0] if opset < allowed[0] else allowed[-1]
+    return nearest if OPSETS[0] <= nearest <= OPSETS[1] else None
 
 
 _SEVERITY: dict[Verdict, Severity] = {
@@ -250,9 +252,10 @@ def legalize(
             say(rule.name)
             _apply(work, Planner(work, target, allow, round_=0).optional(rule), ledger)
     tried: set[tuple[str, str, str]] = set()
+    given = {v.name for op in work.ops() for v in op.outputs}
     for round_ in range(1, _MAX_ROUNDS + 1):
         say(f"planning, round {round_}")
-        planner = Planner(work, target, allow, round_, tried, explain and before is None)
+        planner = Planner(work, target, allow, round_, tried, explain and before is None, given)
         planned = planner.plan()
         before = before or _report(graph, target, planned)
         folds = planner.folds(planned)
@@ -269,7 +272,7 @@ def legalize(
             work, unfit = _converted(work, wanted, ledger, say)
             wanted = None
     else:
-        planned = Planner(work, target, allow, _MAX_ROUNDS + 1, tried).plan()
+        planned = Planner(work, target, allow, _MAX_ROUNDS + 1, tried, given=given).plan()
     assert before is not None
     ledger.ops = len(planned)
     ledger.traced = sum(p.op.origin.known for p in planned)

@@ -22,6 +22,7 @@ from porter.dialects.onnx_lower import LOWER, Lowering, NeedsOpset, NoOnnxForm
 from porter.dialects.onnx_proto import CODES, Node, Type, make_tensor, subgraphs
 from porter.errors import PorterError
 from porter.findings import Finding
+from porter.graph import OPSETS
 from porter.ops import Op, Origin, Value
 from porter.registry import rules_for
 from porter.rewrite import Fragment, NotApplicable
@@ -29,10 +30,9 @@ from porter.rewrite import Fragment, NotApplicable
 if TYPE_CHECKING:
     from porter.dialects.onnx import OnnxGraph
 
-__all__ = ["NEWEST", "OLDEST", "convert", "unfit"]
+__all__ = ["convert", "unfit"]
 
-#: What porter reads and writes.
-OLDEST, NEWEST = 7, 24
+_OLDEST, _NEWEST = OPSETS
 #: Operators that mean something else, or decide something else by default, since one of their versions, although names
 #: and attributes do not show it (the changelog of the ONNX operators).
 _MEANING_CHANGED = frozenset({
@@ -51,9 +51,9 @@ def convert(graph: OnnxGraph, opset: int) -> tuple[OnnxGraph | None, list[Findin
     Raises:
         PorterError: PT519 for an opset that porter does not write.
     """
-    if not OLDEST <= opset <= NEWEST:
+    if not _OLDEST <= opset <= _NEWEST:
         raise PorterError(
-            "PT519", f"porter writes the ONNX opsets {OLDEST} to {NEWEST}", "--opset", f"{opset} is not one of them."
+            "PT519", f"porter writes the ONNX opsets {_OLDEST} to {_NEWEST}", "--opset", f"{opset} is not one of them."
         )
     if opset == graph.opset:
         return graph.copy(), []
@@ -184,7 +184,7 @@ class _Conversion:
     def _no_word(self, node: Node) -> str:
         new = _schema(node.op, self._to)
         if new is None:
-            since = _schema(node.op, NEWEST)
+            since = _schema(node.op, _NEWEST)
             return (
                 f"the operator is new in opset {_first(node.op)}" if since is not None else "there is no such operator"
             )

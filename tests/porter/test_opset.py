@@ -73,6 +73,14 @@ def test_what_cannot_be_converted_stays_and_is_told(target):
     assert not made.ok and made.graph.opset == 18 and made.ledger.opset is None
 
 
+def test_a_target_of_opsets_that_porter_does_not_write(target):
+    graph, toy = load(RMS, 23), target("rms_norm", [26, 28])
+    finding = porter.check(graph, toy).findings[0]
+    assert (finding.code, finding.severity) == ("PT205", "error") and "export the model" in finding.fix
+    made = porter.rewrite(graph, toy)
+    assert not made.ok and made.graph.opset == 23
+
+
 def test_a_wanted_opset(target):
     graph, toy = load(RMS, 23), target("rms_norm mul div add sqrt mean", [7, 24])
     made = porter.rewrite(graph, toy, opset=13)
