@@ -193,9 +193,12 @@ class Planner:
         round_: int = 0,
         tried: Collection[tuple[str, str, str]] = (),
         explain: bool = False,
+        given: Collection[str] | None = None,
     ) -> None:
+        """``tried`` are the rules that were applied, with the value and the kind that they removed; ``given`` the names
+        of the values that the model came with (None: all that it has)."""
         self._graph, self._target, self._allow, self._round = graph, target, frozenset(allow), round_
-        self._tried, self._explain = tried, explain
+        self._tried, self._explain, self._given = tried, explain, given
         self._prices = Prices.of_target(target)
         self._judged: dict[Any, Judgement] = {}
         self._folded: dict[str, Value] = {}
@@ -391,9 +394,9 @@ class Planner:
 
     def _came_back(self, op: Op, rule: Rule) -> bool:
         """Whether ``rule`` made this op already: what it builds has, in the graph's dialect, the form of what it
-        removes (a slice with a negative step is a flip of torch)."""
-        made = op.origin.rules[-1:] == (rule.name,) and op.kind not in rule.yields
-        return made or (op.outputs[0].name, op.kind, rule.name) in self._tried
+        removes (a slice with a negative step is a flip of torch; ONNX writes ``ne`` as an Equal and a Not)."""
+        new = op.kind not in rule.yields or (self._given is not None and op.outputs[0].name not in self._given)
+        return (new and op.origin.rules[-1:] == (rule.name,)) or (op.outputs[0].name, op.kind, rule.name) in self._tried
 
     def _plan_op(self, op: Op, judged: Judgement, view: _View, depth: int, trail: frozenset[str]) -> Planned:
         reasons, codes = _texts(judged), _codes(judged)

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from models import model, save
 
 import porter
@@ -416,3 +418,44 @@ def test_a_selection_that_turns_on_a_rounding_is_proved_part_by_part(target, mon
     assert made.ok and not made.evidence.ok and made.parts.ok
     assert "PT758" in [f.code for f in made.findings]
     assert made.manifest()["proof"].startswith("each segment by itself: equal")
+
+
+@st.composite
+def networks(draw):
+    """A random graph of cheap ops on (1, 4, 6, 6), some of which the toy target lacks."""
+    count = draw(st.integers(2, 12))
+    lines, values = [], ["x"]
+    for i in range(count):
+        op = draw(st.sampled_from(["Relu", "Sigmoid", "Erf", "Tanh", "Add", "Mul", "Sub", "Max"]))
+        read = [draw(st.sampled_from(values)) for _ in range(1 if op in ("Relu", "Sigmoid", "Erf", "Tanh") else 2)]
+        lines.append(f"v{i} = {op} ({', '.join(read)})")
+        values.append(f"v{i}")
+    outputs = draw(st.lists(st.sampled_from(values[1:]), min_size=1, max_size=3, unique=True))
+    ends = ", ".join(f"float[1, 4, 6, 6] {name}" for name in outputs)
+    return "g (float[1, 4, 6, 6] x) => (" + ends + ") { " + " \n ".join(lines) + " }"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(networks(), st.sampled_from([0.0, 1.0]))
+def test_any_division_is_the_model(target, body, latency):
+    """Bit for bit, whatever is split off, and whether islands come home or not."""
+    from porter.legalize import check
+    from porter.partition.segments import Link
+    from porter.partition.split import prove
+
+    toy = Target.load(target("relu sigmoid add mul"))
+    graph = porter.load(model(body))
+    report = check(graph, toy)
+    costs = Costs.of_target(toy)
+    try:
+        made = split(graph, toy, report, costs=Costs(costs.prices, Link(latency, 1e12)))
+    except porter.PorterError as nothing:
+        assert nothing.code == "PT752" and "native" not in report.summary
+        return
+    rng = np.random.default_rng(0)
+    items = [[rng.standard_normal((1, 4, 6, 6)).astype(np.float32)] for _ in range(2)]
+    evidence = prove(graph, made, items, 0.0)
+    assert all(error.equal for error in evidence.outputs)
+    for segment in made.segments:
+        assert segment.device == "host" or check(segment.graph, toy).ok
+    assert prove(graph, made, items, 1e-5, numpy=True).ok
