@@ -215,7 +215,7 @@ def derive(
         entry |= _nowhere(bad, target)
         limits: list[dict[str, Any]] = []
     else:
-        limits, contradicted = _kept(known, good, source, proves, guesses=bool(spec.varied) and len(outcomes) == 1)
+        limits, contradicted = _kept(known, outcomes, source, proves)
         limits += _added(spec, outcomes, limits, bool(known and known.get("certainty") == "certain"))
         entry |= _dtypes(entry, good, target)
         refused = [(case, said) for case, said in bad if said.placement != "cpu"]
@@ -281,20 +281,20 @@ def _host_limits(
 
 
 def _kept(
-    known: Mapping[str, Any] | None, good: Sequence[Case], source: str, proves: bool, guesses: bool
+    known: Mapping[str, Any] | None, outcomes: Sequence[Outcome], source: str, proves: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The limits of the file that the compiler does not contradict, and those that it does.
 
-    Those that were ``guesses`` stay only where nothing was measured around them.
+    A guess goes as soon as something beyond it was asked about: the answer stands in its place. So does what was
+    measured now in the place of what was measured before.
     """
     limits, contradicted = [], []
     for limit in (known or {}).get("limits", ()):
-        # What was measured now stands in the place of a guess, and of what was measured before.
-        if (limit.get("certainty") == "unknown" and not guesses) or limit.get("source") == source:
+        beyond = [(case, said) for case, said in outcomes if _holds(limit, case.op) is False]
+        if limit.get("source") == source or (limit.get("certainty") == "unknown" and beyond):
             continue
-        sure = not proves and limit.get("certainty") == "certain"
-        against = None if sure else next((case for case in good if _holds(limit, case.op) is False), None)
-        if against is None:
+        against = next((case for case, said in beyond if _runs(said)), None)
+        if against is None or (not proves and limit.get("certainty") == "certain"):
             limits.append(dict(limit))
         else:
             contradicted.append(f"{limit['expr']} ({against.name} runs)")

@@ -91,6 +91,7 @@ def test_a_limit_that_the_compiler_does_not_have_goes_unless_the_device_is_anoth
             {"expr": "stride_h <= 2", "why": "the book", "certainty": "certain", "source": "book"},
             {"expr": "out_channels <= 4096", "why": "the book", "certainty": "certain", "source": "book"},
             {"expr": "kernel_h <= 3", "why": "nobody tried", "certainty": "unknown", "source": "book"},
+            {"expr": "in_w <= 9999", "why": "nobody tried", "certainty": "unknown", "source": "book"},
             {"expr": "kernel_h <= 9", "why": "measured before", "certainty": "measured", "source": "probed"},
         ]
     }
