@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantization by porter and by its peers: the same trained models, calibration items and held-out items, in one run.
 
-    make bench-quantize        or        python -m benchmarks.quantize [--models a,b] [--peers a,b] [--quick]
+    make bench-quantize    or    python -m benchmarks.quantize [--models a,b] [--peers a,b] [--widths a,b] [--quick]
 
 Packages with models and pictures, and the peers in environments of their own (.venv-peers), are installed where they
 are missing. Two contenders run at a time, one thread each. What is printed goes into docs/quantization.md between its
-markers, and with every figure into docs/quantization.json (not with --models, --peers or --quick, which print only).
+markers, and with every figure into docs/quantization.json (not with --models, --peers, --widths or --quick, which
+print only).
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ def _chosen(text: str | None, names: list[str], what: str) -> set[str]:
 
 
 def main() -> None:
-    peers = list(dict.fromkeys(c.peer for c in CONTENDERS))
+    peers, widths = (list(dict.fromkeys(of(c) for c in CONTENDERS)) for of in (lambda c: c.peer, lambda c: c.width))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", help=f"of {','.join(c.name for c in CASES)}")
     parser.add_argument("--peers", help=f"of {','.join(peers)}")
+    parser.add_argument("--widths", help=f"of {','.join(widths)}")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} items of each, to see that everything runs")
     parser.add_argument("--jobs", type=int, default=2, help="contenders at a time")
     parser.add_argument("--timeout", type=float, default=300, help="seconds that a contender may take on one model")
@@ -56,9 +58,10 @@ def main() -> None:
     args = parser.parse_args()
     models = _chosen(args.models, [c.name for c in CASES], "model")
     who = _chosen(args.peers, peers, "peer")
+    chosen_widths = _chosen(args.widths, widths, "width")
     start = time.perf_counter()
 
-    contenders = [c for c in CONTENDERS if c.peer in who]
+    contenders = [c for c in CONTENDERS if c.peer in who and c.width in chosen_widths]
     versions = {
         name: prepare_environment(ENVIRONMENTS[name]) for name in dict.fromkeys(c.environment for c in contenders)
     }
@@ -85,7 +88,7 @@ def main() -> None:
     printed += f"\n\n{_machine()}; {len(results)} rows in {seconds / 60:.0f} minutes"
     printed += f", {reused} of them measured by earlier runs on the same items." if reused else "."
     print("\n" + printed)
-    if args.models is None and args.peers is None and not args.quick:
+    if args.models is None and args.peers is None and args.widths is None and not args.quick:
         _write(printed, cases, floats, results, versions)
 
 
