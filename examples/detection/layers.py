@@ -58,13 +58,20 @@ def init_backbone(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def init_head(module: nn.Module, std: float = 0.01) -> None:
-    """Normal weights of a small deviation and zero biases: RetinaNet's heads (arXiv:1708.02002, section 4.1)."""
+def init_plain(module: nn.Module, relu: bool) -> None:
+    """For convolutions without a norm: the variance of the input is kept, before a ReLU too; zeros for biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, std=std)
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if relu else "linear")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def init_last(layer: nn.Conv2d, std: float = 0.01) -> None:
+    """Normal weights of a small deviation and zero biases: RetinaNet's last layers (arXiv:1708.02002, section 4.1)."""
+    nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def prior_bias(probability: float = 0.01) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from examples.detection.layers import init_head, norm_over_levels, prior_bias
+from examples.detection.layers import init_last, init_plain, norm_over_levels, prior_bias
 
 from .bifpn import STRIDES, BiFpn
 from .efficientnet import EfficientNet
@@ -64,11 +64,9 @@ class FcosHead(nn.Module):
         self.bbox = nn.Conv2d(channels, 4, 3, padding=1)
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
         for stack in (self.cls_convs, self.reg_convs):
-            for layer in stack.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            init_plain(stack, relu=True)
         for last in (self.cls, self.bbox, self.centerness):
-            init_head(last)
+            init_last(last)
         nn.init.constant_(self.cls.bias, prior_bias())
         nn.init.constant_(self.bbox.bias, _FIRST_DISTANCE)
 

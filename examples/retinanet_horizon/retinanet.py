@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from examples.detection.layers import init_backbone, init_head, prior_bias
+from examples.detection.layers import init_last, init_plain, prior_bias
 
 from .vargnet import VarGNetV2
 
@@ -37,7 +37,7 @@ class RetinaNetFpn(nn.Module):
         self.smooths = nn.ModuleList(nn.Conv2d(outputs, outputs, 3, padding=1) for _ in STRIDES[:3])
         self.p6 = nn.Conv2d(channels[32], outputs, 3, 2, 1)
         self.p7 = nn.Conv2d(outputs, outputs, 3, 2, 1)
-        init_backbone(self)
+        init_plain(self, relu=False)
 
     def forward(self, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, ...]:
         """(N, channels[s], H / s, W / s) for s of 8, 16, 32 to (N, outputs, H / s, W / s) for the five STRIDES."""
@@ -73,9 +73,9 @@ class RetinaNetHead(nn.Module):
         self.cls = nn.Conv2d(channels, anchors * classes, 3, padding=1)
         self.bbox = nn.Conv2d(channels, anchors * 4, 3, padding=1)
         for stack in (self.cls_convs, self.reg_convs):
-            init_backbone(stack)
+            init_plain(stack, relu=True)
         for last in (self.cls, self.bbox):
-            init_head(last)
+            init_last(last)
         nn.init.constant_(self.cls.bias, prior_bias())
 
     def forward(self, levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

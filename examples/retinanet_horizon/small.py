@@ -69,7 +69,9 @@ def post_process(raw):
 float_trainer = {
     "optimizer": {"type": torch.optim.AdamW, "lr": 1.5e-3, "weight_decay": 0.05, "no_decay": True},
     "schedule": {"type": "cosine", "warmup_epochs": 0.4, "final": 0.02},
-    "num_epochs": 10,
+    "num_epochs": 8,
+    # a rare image must meet the statistics of evaluation while there is still something to learn
+    "freeze_bn_after": 6,
     "ema": 0.998,
     "clip_grad": 10.0,
 }

@@ -91,7 +91,9 @@ class Training:
 
     ``ema``: keep an average of the parameters with this decay (True: 0.9998), which is what is validated and saved as
     best. ``sync_bn``: batch norms use the statistics of all processes. ``clip_grad``: the largest norm of the gradient.
-    ``val_interval``: epochs from one validation to the next; the last epoch is always validated.
+    ``val_interval``: epochs from one validation to the next; the last epoch is always validated. ``freeze_bn_after``:
+    the epoch (counted from 0) from which batch norms normalize with their running statistics, and keep them, as they
+    will in evaluation; in QAT only with ``with_bn``.
     """
 
     optimizer: Optimizer
@@ -101,6 +103,7 @@ class Training:
     sync_bn: bool = False
     clip_grad: float | None = None
     val_interval: int = 1
+    freeze_bn_after: int | None = None
     converters: tuple[Converter, ...] | None = None
 
 
@@ -109,13 +112,11 @@ class QatTrainer(Training):
     """``qat_trainer``: :class:`Training`, and how the network is converted.
 
     ``qat_mode``: batch norms are folded before (``fuse_bn``) or at the end (``with_bn``). ``activation_scales``:
-    ``learned`` with the weights (LSQ), or ``fixed`` at what calibration found. ``freeze_bn_after``: the epoch from
-    which batch norms keep their statistics, with ``with_bn``.
+    ``learned`` with the weights (LSQ), or ``fixed`` at what calibration found.
     """
 
     qat_mode: Literal["fuse_bn", "with_bn"] = "fuse_bn"
     activation_scales: Literal["learned", "fixed"] = "learned"
-    freeze_bn_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

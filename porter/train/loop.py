@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from porter.errors import PorterError
 from porter.train import checkpoint
 from porter.train.checkpoint import Saved
-from porter.train.config import Config, QatTrainer, Stage, Training
+from porter.train.config import Config, Stage, Training
 from porter.train.data import batches, make_loader, seed_everything
 from porter.train.distributed import Processes, with_sync_batch_norm
 from porter.train.evaluate import Validation, as_tuple
@@ -157,9 +157,13 @@ class _Training:
         elif hasattr(sampler, "set_epoch"):
             sampler.set_epoch(number)  # type: ignore[union-attr]
         self.network.train()
-        after = self.trainer.freeze_bn_after if isinstance(self.trainer, QatTrainer) else None
+        after = self.trainer.freeze_bn_after
         if isinstance(self.network, QatNetwork) and after is not None:
             self.network.freeze_batch_norm(number >= after)
+        elif after is not None and number >= after:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         losses, rate = self._steps(number)
         metrics, best = None, False
         if self.validation.wanted:

@@ -180,6 +180,17 @@ def test_with_bn_trains_and_ends_in_the_same_integers_everywhere(tmp_path, train
     assert validate(config).ok
 
 
+def test_batch_norms_keep_their_statistics_from_an_epoch_on(tmp_path):
+    statistics = {}
+    for name, change in (("one", "num_epochs=1,"), ("frozen", "num_epochs=3, freeze_bn_after=1,")):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = tiny.write(folder, ("    num_epochs=4,", f"    {change}"))
+        train(config, "float")
+        statistics[name] = weights(config, "float", "last").part("model")["body.1.running_mean"]
+    assert torch.equal(statistics["one"], statistics["frozen"])
+
+
 def test_a_pretrained_file_begins_the_float_stage(tmp_path, trained):
     source = checkpoint.best_path(load_config(trained[0]), "float")
     change = f"    converters=[dict(type='LoadCheckpoint', path={str(source)!r})],\n    ema=0.9,"
