@@ -25,7 +25,7 @@ for _module in ("check", "port", "diff", "quantize", "run", "prune", "debug", "s
     import_module(f"porter.cli.{_module}")
 
 #: Packages that only some jobs need, and the extra of this distribution that brings each.
-_EXTRAS = {"torch": "torch", "PIL": "images", "optuna": "scale", "matplotlib": "plots"}
+_EXTRAS = {"torch": "torch", "PIL": "images", "optuna": "scale", "matplotlib": "plots", "safetensors": "train"}
 
 
 class _Interrupted(BaseException):
