@@ -83,6 +83,8 @@ qat_trainer = {
     "ema": 0.998,
     "clip_grad": 10.0,
     "qat_mode": "fuse_bn",
+    # Adam's steps have the size of the rate whatever the gradient, and scales are of that size themselves
+    "activation_scales": "fixed",
 }
 int_infer_trainer = {}
 compile_cfg = {"name": "retinanet_shapes", "opset": 11}
