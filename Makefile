@@ -56,7 +56,7 @@ bench-quantize: $(READY)  ## int8, int16 and W8A16 of eight trained models besid
 judge: $(READY)  ## porter's verdicts before the vendors' compilers, which are installed where they can be (ARGS=--help)
 	$(BIN)/python -m benchmarks.judge $(ARGS)
 
-judge-vela judge-ncnn judge-nncase judge-tpu-mlir judge-esp: judge-%: $(READY)  ## the same for one toolchain; prints only
+judge-vela judge-ncnn judge-nncase judge-tpu-mlir judge-esp: judge-%: $(READY)  ## the same for one toolchain
 	$(BIN)/python -m benchmarks.judge --toolchain $* $(ARGS)
 
 test-toolchains: $(READY)  ## the adapters before the real compilers, where they are installed

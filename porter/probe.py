@@ -393,7 +393,7 @@ def _why(said: Said) -> str:
         text = f"compiles, and then: {answer.message}"
     else:
         text = f"refused ({answer.stage}): {answer.message}"
-    text = re.sub(r"(/[\w.+-]+){2,}/?", "", text)
+    text = re.sub(r"(/[\w.+-]+){2,}/?", "", text).partition("flatbuffer_direct write")[0].replace(": Reason: ", ": ")
     return " ".join(text.split())[:160]
 
 

@@ -4,8 +4,9 @@
     make judge                 or        python -m benchmarks.judge [--targets ethos-u55,ncnn] [--no-rewrite]
 
 Toolchains that are not installed are installed (.venv-toolchains); one that cannot be is skipped, and the reason
-printed. Answers are kept in build/judge by the toolchain's versions: an interrupted run goes on where it was. What is
-printed goes into docs/judges.md, and every row into docs/judges.json (not with --targets or --kinds, which print only).
+printed. Answers are kept in build/judge by the versions of the toolchain: an interrupted run goes on where it was. The
+tables go into docs/judges.md, and every row into docs/judges.json (not with --kinds, --no-models, --no-rewrite); of
+targets that were not asked about now, those of their last run here.
 """
 
 from __future__ import annotations
@@ -95,16 +96,43 @@ def main() -> None:
             )
         judged[name] = environment.versions(toolchain), rows
         print(tables.one(name, *judged[name]), flush=True)
+        if not (args.kinds or args.no_models or args.no_rewrite):
+            _keep(name, *judged[name])
+    print(tables.page(judged))
+    if not (args.kinds or args.no_models or args.no_rewrite):
+        _write(_kept())
+
+
+def _keep(name: str, versions: dict[str, str], rows: list[Row]) -> None:
+    data = {"versions": versions, "rows": [asdict(row) for row in rows]}
+    (WORK / f"{name}.rows.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def _kept() -> dict[str, tuple[dict[str, str], list[Row]]]:
+    """The last whole run of each target here."""
+    found = {}
+    for name in TARGETS:
+        path = WORK / f"{name}.rows.json"
+        if path.exists():
+            data = json.loads(path.read_text(encoding="utf-8"))
+            found[name] = data["versions"], [Row(**row) for row in data["rows"]]
+    return found
+
+
+def _write(judged: dict[str, tuple[dict[str, str], list[Row]]]) -> None:
+    """Put the tables between the page's markers, and every row beside it."""
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     text = tables.page(judged)
-    print(text)
-    if not (args.targets or args.toolchain or args.kinds or args.no_models):
-        head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-        data = {
-            name: {"versions": versions, "rows": [asdict(row) for row in rows]}
-            for name, (versions, rows) in judged.items()
-        }
-        (ROOT / "docs" / "judges.json").write_text(json.dumps(data, indent=0) + "\n", encoding="utf-8")
+    PAGE.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    data = {
+        name: {"versions": versions, "rows": [_plain(row) for row in rows]} for name, (versions, rows) in judged.items()
+    }
+    PAGE.with_suffix(".json").write_text(json.dumps(data, indent=0) + "\n", encoding="utf-8")
+
+
+def _plain(row: Row) -> dict[str, object]:
+    """A row without what is empty."""
+    return {key: value for key, value in asdict(row).items() if value not in ("", [], None, 0, False)}
 
 
 if __name__ == "__main__":

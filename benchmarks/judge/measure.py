@@ -32,7 +32,7 @@ SAMPLES = 4
 #: tpu-mlir takes ten seconds a model: of most kinds it gets the ordinary op alone.
 SLOW = frozenset({"bm1684x"})
 VARIED = frozenset(
-    {"conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "resize", "slice", "matmul", "cat", "pad"}
+    {"conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "resize", "slice", "matmul", "cat", "pad", "cast"}
 )
 
 

@@ -44,13 +44,17 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """How ops of a kind are made, and what is varied. ``domain`` bounds the values fed to the op."""
+    """How ops of a kind are made, and what is varied.
+
+    ``domain`` bounds the values fed to the op; ``whole`` rounds them, so that some are equal whatever the precision.
+    """
 
     kind: str
     build: Callable[..., list[Op]]
     params: Params = field(default_factory=dict)
     varied: tuple[Range | Choice, ...] = ()
     domain: tuple[float, float] = (-2.0, 2.0)
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Case:
     domain: tuple[float, float]
     varied: Range | Choice | None = None
     value: int | None = None
+    whole: bool = False
 
     @property
     def name(self) -> str:
@@ -150,7 +155,7 @@ def _case(
     spec: Spec, label: str, params: Params, varied: Range | Choice | None = None, value: int | None = None
 ) -> Case:
     ops = spec.build(spec.kind, **{**spec.params, **params})
-    return Case(spec.kind, label, ops[0], _ordered(ops), spec.domain, varied, value)
+    return Case(spec.kind, label, ops[0], _ordered(ops), spec.domain, varied, value, spec.whole)
 
 
 def _ordered(ops: list[Op]) -> tuple[Op, ...]:
@@ -210,7 +215,8 @@ def random_feeds(case: Case, seed: int) -> dict[str, Array]:
     for value in case.inputs:
         shape = value.shape or ()
         if value.dtype == "float32":
-            feeds[value.name] = rng.uniform(low, high, shape).astype(np.float32)
+            values = rng.uniform(low, high, shape)
+            feeds[value.name] = (np.round(values) if case.whole else values).astype(np.float32)
         elif value.dtype == "bool":
             feeds[value.name] = rng.random(shape) < 0.5
         else:

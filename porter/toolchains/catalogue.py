@@ -110,6 +110,7 @@ def _specs() -> Iterator[Spec]:
             Choice("min == 0 and max == None", {"max": None}),
             Choice("min not in (0, -1, None)", {"min": -0.5, "max": 1.5}),
             Choice("min == None", {"min": None, "max": 1.0}),
+            *_ranks(2, 3, 5),
         ),
     )
     yield Spec("prelu", make.prelu, {}, (Choice("weight_shape == (1,)", {"weights": 1}), *_ranks(3)))
@@ -133,7 +134,9 @@ def _specs() -> Iterator[Spec]:
     for kind in ("atan2", "remainder", "fmod"):
         yield Spec(kind, make.binary, {}, (), _DOMAINS[kind])
     for kind in ("eq", "ne", "lt", "le", "gt", "ge"):
-        yield Spec(kind, make.binary, {}, (Choice("in1_const", {"constants": ()}),))
+        yield Spec(
+            kind, make.binary, {}, (Choice("in1_const", {"constants": (1, 8, 1, 1)}),), whole=kind in ("eq", "ne")
+        )
     for kind in ("logical_and", "logical_or", "logical_xor", "logical_not"):
         yield Spec(kind, make.logical)
     yield Spec("where", make.where, {}, _ranks(2))

@@ -117,7 +117,8 @@ def _placement(printed: str) -> dict[str, Any]:
         if found := _OPERATOR.match(line):
             placed[found[1]].append(f"{found[2]} {found[3]}")
         elif found := _WARNING.match(line):
-            reasons.append(f"{found[1]}: " + " ".join(part.strip() for part in lines[i + 1 : i + 3]))
+            said = [part.strip() for part in lines[i + 1 : i + 3] if not part.startswith("flatbuffer_direct")]
+            reasons.append(f"{found[1]}: " + " ".join(said).removeprefix("Reason: "))
     return {"cpu": placed["CPU"], "npu": placed["NPU"], "reasons": reasons}
 
 
