@@ -62,6 +62,11 @@ class Graph(ABC):
         lifted to the same kind again."""
         return True
 
+    def held(self, op: Op) -> Sequence[Op]:
+        """The ops that the graph would have in the place of ``op``, after it was lowered: ``op`` itself, or what stands
+        for it where the dialect has no such operation."""
+        return (op,)
+
     @abstractmethod
     def replace(self, replacements: Iterable[tuple[Op, Fragment]]) -> None:
         """Put each fragment in the place of its op, in one pass, then drop what nothing reads any more.

@@ -201,6 +201,7 @@ class Planner:
         self._tried, self._explain, self._given = tried, explain, given
         self._prices = Prices.of_target(target)
         self._judged: dict[Any, Judgement] = {}
+        self._held: dict[Any, tuple[Op, ...]] = {}
         self._folded: dict[str, Value] = {}
 
     def plan(self) -> list[Planned]:
@@ -392,6 +393,21 @@ class Planner:
     def _prefix(self, op: Op) -> str:
         return f"{op.outputs[0].name}_r{self._round}"
 
+    def _progress(self, op: Op, made: Fragment) -> None:
+        """Refuse what the dialect would write as an op of the kind that is to go: ONNX has no ``ne``, so that an ``eq``
+        replaced by it would be there again."""
+        for one in made.ops:
+            key = one.kind, tuple(one.attrs.items())
+            try:
+                held = self._held.get(key)
+            except TypeError:  # an unhashable attribute
+                continue
+            if held is None:
+                held = self._held[key] = tuple(self._graph.held(one))
+            if any(low.kind == op.kind and low is not one and self._judge(low).verdict != "native" for low in held):
+                kinds = " and ".join(dict.fromkeys(low.kind for low in held))
+                raise NotApplicable(f"it yields {one.kind}, which is written as {kinds} in {self._graph.dialect}")
+
     def _came_back(self, op: Op, rule: Rule) -> bool:
         """Whether ``rule`` made this op already: what it builds has, in the graph's dialect, the form of what it
         removes (a slice with a negative step is a flip of torch; ONNX writes ``ne`` as an Equal and a Not)."""
@@ -418,6 +434,7 @@ class Planner:
             try:
                 fragment = rule.apply(view, op, self._prefix(op))
                 used, legal = self._legal(fragment, view, depth, trail | {rule.name})
+                self._progress(op, legal)
             except NoPattern:
                 continue
             except NotApplicable as why:

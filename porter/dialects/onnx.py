@@ -222,6 +222,16 @@ class OnnxGraph(Graph):
             return False
         return len(lowering.nodes) == 1
 
+    def held(self, op: Op) -> Sequence[Op]:
+        """See :meth:`Graph.held`: its nodes at the model's opset, lifted."""
+        if self.expresses(op):
+            return (op,)
+        inputs = {v.name: v for v in op.operands if not v.is_const}
+        try:
+            return OnnxGraph._bridged([op], list(inputs.values()), op.outputs, self.source, self.opset).ops()
+        except (NeedsOpset, PorterError):  # replace() says so, if it comes to that
+            return (op,)
+
     def replace(self, replacements: Iterable[tuple[Op, Fragment]]) -> None:
         """See :meth:`Graph.replace`. One pass over the nodes, whatever the number of replacements.
 
