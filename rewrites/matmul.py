@@ -260,7 +260,8 @@ def attention_to_matmul(b: Builder, op: Op) -> Any:
     hides the future.
     Example: ``y = attention(q, k, v)`` -> ``y = matmul(softmax(mul(matmul(q, permute(k)), 0.125), axis=3),
     v)``.
-    Bound: 1e-05 of the largest |value| in float32. A row that is hidden whole is NaN, as the formula says.
+    Bound: 1e-05 of the largest |value| in float32. A row that a bool mask hides whole is 0, as in torch and ONNX; one
+    that a float mask hides with -inf is NaN, as the formula says.
     Does not apply: when a shape is unknown.
     """
     q, k, v = op.operands[:3]
@@ -269,11 +270,27 @@ def attention_to_matmul(b: Builder, op: Op) -> Any:
     scale = 1 / sqrt(width) if op.attrs["scale"] is None else op.attrs["scale"]
     scores = b.mul(b.matmul(q, turned(b, k, (*range(rank - 2), rank - 1, rank - 2))), scale)
     hidden = b.const(-np.inf, q.dtype)
-    mask = op.inputs[3]
-    if mask is not None:
-        scores = b.where(mask, scores, hidden) if mask.dtype == "bool" else b.add(scores, mask)
+    mask, shown = op.inputs[3], []
+    if mask is not None and mask.dtype == "bool":
+        shown.append(mask)
+    elif mask is not None:
+        scores = b.add(scores, mask)
     if op.attrs["causal"]:
-        rows, cols = shape_of(scores)[-2:]
-        seen = np.tril(np.ones((rows, cols), bool))
-        scores = b.where(b.const(seen), scores, hidden)
-    return b.matmul(b.softmax(scores, axis=len(shape_of(scores)) - 1), v)
+        shown.append(b.const(np.tril(np.ones(shape_of(scores)[-2:], bool))))
+    for seen in shown:
+        scores = b.where(seen, scores, hidden)
+    weights = b.softmax(scores, axis=len(shape_of(scores)) - 1)
+    if _may_hide_a_row(shown):
+        for seen in shown:
+            weights = b.where(seen, weights, b.const(0.0, q.dtype))
+    return b.matmul(weights, v)
+
+
+def _may_hide_a_row(shown: list[Value]) -> bool:
+    """Whether the masks, which show what is true in all, may leave a row nothing to see."""
+    if not all(mask.is_const for mask in shown):
+        return True
+    every = np.ones((), bool)
+    for mask in shown:
+        every = every & mask.numpy()
+    return bool(shown) and not every.any(-1).all()

@@ -127,3 +127,15 @@ def test_attention(mask: str, scale: float | None, causal: bool) -> None:
     inputs = [q, k, v, masks[mask]]
     fragment = check("attention_to_matmul", "attention", inputs, of=np.abs(v).max(), scale=scale, causal=causal)
     assert fragment.ops[-1].kind == "matmul"
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_row_that_sees_nothing_is_zero(constant: bool) -> None:
+    """As torch computes it; and no more ops than needed where every row sees something."""
+    q, k, v = noise(1, 2, 3, 4), noise(1, 2, 3, 4, seed=1), noise(1, 2, 3, 4, seed=2)
+    seen = np.array([[True, False, True], [False, False, False], [True, True, True]])
+    mask: Any = Const(seen) if constant else seen
+    attrs: dict[str, Any] = {"of": np.abs(v).max(), "scale": None, "causal": False}
+    check("attention_to_matmul", "attention", [q, k, v, mask], **attrs)
+    plain = check("attention_to_matmul", "attention", [q, k, v, Const(seen | np.eye(3, dtype=bool))], **attrs)
+    assert sum(op.kind == "where" for op in plain.ops) == 1
