@@ -25,9 +25,9 @@ from . import tables
 from .cases import CASES, Case
 from .contenders import CONTENDERS, ENVIRONMENTS, ROOT, Contender
 from .contenders import prepare as prepare_environment
-from .measure import PRINTING, Prepared, Result, measure, prepare
+from .measure import PRINTING, Prepared, Result, float_kept, folder_of, measure, prepare
 from .packages import fetch
-from .speed import speed
+from .speed import kept_speed, speed
 
 PAGE = ROOT / "docs" / "quantization.md"
 BEGIN, END = "<!-- begin: printed by make bench-quantize -->", "<!-- end -->"
@@ -66,23 +66,34 @@ def main() -> None:
         name: prepare_environment(ENVIRONMENTS[name]) for name in dict.fromkeys(c.environment for c in contenders)
     }
     print(tables.installed(versions), flush=True)
-    packages = fetch(args.work)
     cases = [case for case in CASES if case.name in models]
     results: list[Result] = []
-    floats = {}
+    floats: dict[str, dict[str, float]] = {}
     limit = QUICK if args.quick else None
-    with ThreadPoolExecutor(args.jobs) as pool:
+    if args.kept:
         for case in cases:
-            prepared = prepare(case, packages, args.work, limit)
-            floats[case.name] = prepared.scores
-            print(f"\n{case.title}: float {prepared.scores}", flush=True)
-            todo = [c for c in contenders if not args.kept or _kept(prepared, c).exists()]
-            reuse = args.reuse or args.kept
-            runs = [pool.submit(_one, prepared, c, versions[c.environment], args.timeout, reuse) for c in todo]
-            results += [run.result() for run in runs]
+            folder = folder_of(case, args.work, limit)
+            digest, floats[case.name] = float_kept(folder)
+            found = [_read(_kept(folder, digest, c), c, versions[c.environment][0]) for c in contenders]
+            results += [result for result in found if result is not None]
+    else:
+        packages = fetch(args.work)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            for case in cases:
+                prepared = prepare(case, packages, args.work, limit)
+                floats[case.name] = prepared.scores
+                print(f"\n{case.title}: float {prepared.scores}", flush=True)
+                runs = [
+                    pool.submit(_one, prepared, c, versions[c.environment], args.timeout, args.reuse)
+                    for c in contenders
+                ]
+                results += [run.result() for run in runs]
     printed = tables.markdown(cases, floats, results, versions)
     if not args.no_speed:
-        printed += "\n\n" + speed(args.work, args.reuse or args.kept)
+        section = kept_speed(args.work) if args.reuse or args.kept else ""
+        if not section and not args.kept:
+            section = speed(args.work)
+        printed += f"\n\n{section}" if section else ""
     seconds = time.perf_counter() - start
     reused = sum(result.reused for result in results)
     printed += f"\n\n{_machine()}; {len(results)} rows in {seconds / 60:.0f} minutes"
@@ -92,19 +103,23 @@ def main() -> None:
         _write(printed, cases, floats, results, versions)
 
 
-def _kept(prepared: Prepared, contender: Contender) -> Path:
+def _kept(folder: Path, digest: str, contender: Contender) -> Path:
     """Where a result is kept: with the same items, the same file."""
-    return prepared.folder / f"{contender.key}-{prepared.digest}.json"
+    return folder / f"{contender.key}-{digest}.json"
+
+
+def _read(kept: Path, contender: Contender, version: str) -> Result | None:
+    """What an earlier run kept of this contender with these settings and in this version."""
+    if not kept.exists():
+        return None
+    result = Result(**{**json.loads(kept.read_text()), "reused": True})
+    return result if (result.contender, result.version) == (contender.to_json(), version) else None
 
 
 def _one(prepared: Prepared, contender: Contender, version: tuple[str, str], timeout: float, reuse: bool) -> Result:
     """Measure, keep what was measured, say it in a line."""
-    kept = _kept(prepared, contender)
-    result = None
-    if reuse and kept.exists():
-        result = Result(**{**json.loads(kept.read_text()), "reused": True})
-        if (result.contender, result.version) != (contender.to_json(), version[0]):
-            result = None
+    kept = _kept(prepared.folder, prepared.digest, contender)
+    result = _read(kept, contender, version[0]) if reuse else None
     if result is None:
         if version[0]:
             result = measure(prepared, contender, version[0], timeout)

@@ -27,11 +27,13 @@ from . import scores
 from .cases import Case, Scores
 from .contenders import ENVIRONMENTS, ROOT, Contender
 
-__all__ = ["PRINTING", "Prepared", "Result", "in_both", "measure", "prepare"]
+__all__ = ["PRINTING", "Prepared", "Result", "float_kept", "folder_of", "in_both", "measure", "prepare"]
 
 #: pycocotools prints, and what silences it swaps the process's own stdout.
 PRINTING = threading.Lock()
 PEERS = Path(__file__).resolve().parent / "peers"
+#: The float model's figures, in a case's folder.
+FLOAT = "float.json"
 Array = npt.NDArray[np.generic]
 
 
@@ -99,9 +101,24 @@ def session(model: Path, optimized: bool) -> Any:
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
+def folder_of(case: Case, work: Path, limit: int | None) -> Path:
+    """Where a case's files are; those of another number of items are others."""
+    return work / "cases" / (case.name if limit is None else f"{case.name}-{limit}")
+
+
+def float_kept(folder: Path) -> tuple[str, Scores]:
+    """The digest and the float model's figures, as :func:`prepare` last wrote them.
+
+    Raises:
+        FileNotFoundError: it never did.
+    """
+    kept = json.loads((folder / FLOAT).read_text())
+    return kept["digest"], kept["scores"]
+
+
 def prepare(case: Case, packages: Path, work: Path, limit: int | None) -> Prepared:
     """Build the model and its inputs under ``work``, and run the float model on the held-out items."""
-    folder = work / "cases" / (case.name if limit is None else f"{case.name}-{limit}")
+    folder = folder_of(case, work, limit)
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "float.onnx"
     if not model.exists():
@@ -116,9 +133,9 @@ def prepare(case: Case, packages: Path, work: Path, limit: int | None) -> Prepar
     run = session(model, optimized=False)
     name = run.get_inputs()[0].name
     reference = [run.run(None, {name: item[None]}) for item in held_out]
-    return Prepared(
-        case, packages, folder, model, name, digest, held_out, reference, case.score(packages, reference, reference)
-    )
+    scored = case.score(packages, reference, reference)
+    (folder / FLOAT).write_text(json.dumps({"digest": digest, "scores": scored}))
+    return Prepared(case, packages, folder, model, name, digest, held_out, reference, scored)
 
 
 def in_both(calibration: Array, held_out: Array) -> list[int]:

@@ -20,22 +20,27 @@ from porter.files import atomic_file
 
 from .contenders import ROOT
 
-__all__ = ["speed"]
+__all__ = ["kept_speed", "speed"]
 
 SCRIPT = Path(__file__).resolve().parent / "calibration_speed.py"
 #: The models with their inputs and the images of a round, each round about half a second of plain inference: a large
 #: detector, a classifier and a small detector.
 MODELS = {"ppocr_det": ("1x3x480x480", 12), "mobilenet_v2": ("1x3x224x224", 60), "yolox_nano": ("1x3x128x128", 100)}
+#: Where the section is kept.
+KEPT = "speed.md"
 #: Whose memory is measured: 1,000 images of it take seconds.
 MEMORY = "mobilenet_v2"
 
 
-def speed(work: Path, reuse: bool) -> str:
-    """A section with the script's tables: seconds beside plain inference, and peak memory of 10 to 1,000 images; with
-    ``reuse``, as an earlier run measured it. What failed is said in the section, and not kept."""
-    kept = work / "speed.md"
-    if reuse and kept.exists():
-        return kept.read_text(encoding="utf-8").strip()
+def kept_speed(work: Path) -> str:
+    """The section as an earlier run measured it, or ""."""
+    kept = work / KEPT
+    return kept.read_text(encoding="utf-8").strip() if kept.exists() else ""
+
+
+def speed(work: Path) -> str:
+    """Measure; a section with the script's tables: seconds beside plain inference, and peak memory of 10 to 1,000
+    images. It is kept under ``work``, unless something failed."""
     before = os.getloadavg()[0]
     models = {name: f"{work / 'cases' / name / 'float.onnx'}:{shape}" for name, (shape, _) in MODELS.items()}
     ran = [_run([models[name], "--images", str(images)]) for name, (_, images) in MODELS.items()]
@@ -47,7 +52,7 @@ def speed(work: Path, reuse: bool) -> str:
         f"{datetime.date.today()}. `cpu` counts the observing thread, too."
     )
     if all(done for _, done in ran):
-        with atomic_file(kept, overwrite=True) as part:
+        with atomic_file(work / KEPT, overwrite=True) as part:
             part.write_text(made + "\n", encoding="utf-8")
     return made
 
@@ -64,7 +69,7 @@ def _run(arguments: list[str]) -> tuple[str, bool]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-quantize")
-    print(speed(parser.parse_args().work, reuse=False))
+    print(speed(parser.parse_args().work))
 
 
 if __name__ == "__main__":

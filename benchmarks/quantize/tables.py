@@ -66,7 +66,8 @@ def _cell(results: Sequence[Result], floats: Floats) -> str:
 
 
 def summary(cases: Sequence[Case], floats: Floats, results: Sequence[Result], width: str) -> str:
-    """One row a model: float, porter: default and best, each peer: best, how porter stands to the best of them."""
+    """One row a model: float, porter: default and best, each peer: best, how porter stands to the best of them; a dash
+    for what was not measured."""
     mine = [r for r in results if r.contender["width"] == width]
     peers = list(dict.fromkeys(_peer(r) for r in mine if not _peer(r).startswith(OURS)))
     rows = []
@@ -79,7 +80,7 @@ def summary(cases: Sequence[Case], floats: Floats, results: Sequence[Result], wi
         rows.append([
             f"{case.title}: {case.metric}", f"{_first(floats[case.name]):.3f}",
             *(_cell(rows_of, floats) for rows_of in (plain, ours, *others)),
-            _verdict(_best(plain, floats), best, floats), _verdict(_best(ours, floats), best, floats),
+            *(_verdict(_best(of, floats), best, floats) if of else "–" for of in (plain, ours)),
         ])  # fmt: skip
     head = ["model: metric", "float", "porter, default", "porter, best", *peers, "its default is", "its best is"]
     return table(head, rows)

@@ -14,7 +14,7 @@ from benchmarks.quantize import scores, tables
 from benchmarks.quantize.cases import CASES
 from benchmarks.quantize.contenders import CONTENDERS
 from benchmarks.quantize.measure import PEERS, Result, in_both
-from benchmarks.quantize.speed import speed
+from benchmarks.quantize.speed import kept_speed, speed
 from porter.target import Target
 
 
@@ -97,6 +97,14 @@ def test_summary_says_who_is_ahead(
     assert tuple(cell.strip() for cell in row.strip("|").split("|")[-2:]) == want
 
 
+def test_what_was_not_measured_is_a_dash() -> None:
+    case = [c for c in CASES if c.name == "yolox_nano"]
+    row = tables.summary(case, {"yolox_nano": {"mAP": 0.90}}, [_result("NNCF", "default", 0.7)], "int8").splitlines()[
+        -1
+    ]
+    assert row.endswith("| 0.900 | – | – | 0.700 (30.0 dB) | – | – |")
+
+
 def test_items_that_are_in_both_halves_are_named() -> None:
     calibration = np.float32([[1, 2], [3, 4]])
     assert in_both(calibration, np.float32([[2, 1], [3, 4], [1, 2]])) == [1, 2]
@@ -105,13 +113,13 @@ def test_items_that_are_in_both_halves_are_named() -> None:
 
 def test_measured_speed_is_kept_for_reuse(tmp_path: Path) -> None:
     (tmp_path / "speed.md").write_text("### as measured\n", encoding="utf-8")
-    assert speed(tmp_path, reuse=True) == "### as measured"
+    assert kept_speed(tmp_path) == "### as measured"
 
 
 def test_failed_speed_is_said_and_not_kept(tmp_path: Path) -> None:
     """There are no models in the folder."""
-    assert "failed: " in speed(tmp_path, reuse=True)
-    assert not (tmp_path / "speed.md").exists()
+    assert "failed: " in speed(tmp_path)
+    assert kept_speed(tmp_path) == ""
 
 
 def test_contenders_have_files_of_their_own_and_what_they_name() -> None:
