@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """porter's verdicts before the vendors' compilers: confusion tables, disagreements, and what rewriting mends.
 
-    make judge                 or        python -m benchmarks.judge [--targets ethos-u55,ncnn] [--no-rewrite]
+    make judge                 or        python -m benchmarks.judge [--targets ethos-u55,ncnn] [--rewrite models]
 
 Toolchains that are not installed are installed (.venv-toolchains); one that cannot be is skipped, and the reason
 printed. Answers are kept in build/judge by the versions of the toolchain: an interrupted run goes on where it was. The
-tables go into docs/judges.md, and every row into docs/judges.json (not with --kinds, --no-models, --no-rewrite); of
+tables go into docs/judges.md, and every row into docs/judges.json (not with --kinds, --no-models, --rewrite none); of
 targets that were not asked about now, those of their last run here.
 """
 
@@ -31,7 +31,7 @@ PAGE = ROOT / "docs" / "judges.md"
 BEGIN, END = "<!-- begin: printed by make judge -->", "<!-- end -->"
 TARGETS = ("ethos-u55", "ethos-u85", "ncnn", "k210", "esp32p4", "bm1684x")
 #: Where the trained models of make bench-quantize, of up to 4 million weights, are compiled in seconds.
-TRAINED = frozenset({"ethos-u55", "ncnn"})
+TRAINED = frozenset({"ncnn"})
 
 
 def corpus(work: Path) -> dict[str, Path]:
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--targets", help=f"of {','.join(TARGETS)}")
     parser.add_argument("--toolchain", choices=sorted(environment.NAMES), help="the targets of one toolchain")
     parser.add_argument("--kinds", help="kinds of ops (default: all)")
-    parser.add_argument("--no-rewrite", action="store_true", help="do not ask about rewritten models")
+    parser.add_argument("--rewrite", choices=("all", "models", "none"), default="all", help="which models to rewrite")
     parser.add_argument("--no-models", action="store_true", help="ops only")
     parser.add_argument("--no-install", action="store_true", help="skip toolchains that are not installed")
     args = parser.parse_args()
@@ -91,15 +91,15 @@ def main() -> None:
                 WORK / f"{name}.jsonl",
                 {**models, **more},
                 say,
-                rewrite=not args.no_rewrite,
+                rewrite=args.rewrite,
                 kinds=kinds,
             )
         judged[name] = environment.versions(toolchain), rows
         print(tables.one(name, *judged[name]), flush=True)
-        if not (args.kinds or args.no_models or args.no_rewrite):
+        if not (args.kinds or args.no_models or args.rewrite == "none"):
             _keep(name, *judged[name])
     print(tables.page(judged))
-    if not (args.kinds or args.no_models or args.no_rewrite):
+    if not (args.kinds or args.no_models or args.rewrite == "none"):
         _write(_kept())
 
 

@@ -67,8 +67,8 @@ class Row:
 
 
 def judge(target: Target, kept: Path, models: dict[str, Path], say: Callable[[str], None], *,
-          rewrite: bool, kinds: list[str]) -> list[Row]:  # fmt: skip
-    """Every row of a target."""
+          rewrite: str, kinds: list[str]) -> list[Row]:  # fmt: skip
+    """Every row of a target; ``rewrite`` is "all", "models" (not those of one op) or "none"."""
     toolchain = environment.for_target(target.name)
     assert toolchain is not None
     rows = []
@@ -78,14 +78,14 @@ def judge(target: Target, kept: Path, models: dict[str, Path], say: Callable[[st
             said = asker.case(case)
             shown = in_context(toolchain, case)
             graph = OnnxGraph.from_ops(shown.ops, shown.inputs, shown.outputs, "porter", OPSET)
-            feeds = [random_feeds(shown, seed) for seed in range(SAMPLES)]
             row = _row(case.name, group, graph, target, said)
             rows.append(row)
-            if rewrite:
+            if rewrite == "all":
+                feeds = [random_feeds(shown, seed) for seed in range(SAMPLES)]
                 _rewritten(row, graph, feeds, target, asker)
         for name, path in models.items():
             say(f"{target.name}: {name}")
-            rows.append(_model(name, path, target, asker, rewrite))
+            rows.append(_model(name, path, target, asker, rewrite != "none"))
     return rows
 
 

@@ -117,6 +117,7 @@ def _after(judged: Mapping[str, tuple[Mapping[str, str], Sequence[Row]]]) -> lis
         cells = []
         for whole in (False, True):
             left = [row for row in rows if row.compiler != "accelerator" and (row.group == "model") == whole]
-            cells += [str(len(left)), str(sum(row.after == "accelerator" for row in left))]
+            mended = sum(row.after == "accelerator" for row in left)
+            cells += [str(len(left)), str(mended) if any(row.after for row in left) else "not asked"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
