@@ -237,8 +237,6 @@ def rewrite(
         doc = (build.__doc__ or "").strip()
         if not doc:
             raise TypeError(f"rewrite {build.__name__} has no docstring; it is its manual page")
-        return Rule(
-            build.__name__, _names(removes), _names(yields), claim, error, doc, build, optional, _names(fuses)
-        )
+        return Rule(build.__name__, _names(removes), _names(yields), claim, error, doc, build, optional, _names(fuses))
 
     return declare
