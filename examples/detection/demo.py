@@ -24,9 +24,7 @@ from porter.train.checkpoint import best_path
 from porter.train.config import STAGES, Config, load_config
 from porter.train.events import Events
 from porter.train.predict import predict, validate
-from porter.train.stages import compile_folder, open_integers, train
-
-from .postprocess import Filter, emit
+from porter.train.stages import train
 
 #: The figure that the stages are compared by may fall by so much from the float model to the integers.
 ALLOWED_DROP = 0.01
@@ -42,22 +40,12 @@ def give_weights(config: Config, weights: Path) -> Path:
     return path
 
 
-def emit_filter(config: Config, host_filter: Filter) -> Path:
-    """Write the host's part beside the deploy model, with the scales of its integer outputs; the folder."""
-    folder = compile_folder(config)
-    outputs = open_integers(config, "the demo").outputs
-    scales = [output.scale for output in outputs]
-    emit(host_filter, [output.name for output in outputs], config.class_names, folder, scales)
-    return folder
-
-
-def run(file: Path, weights: Path, host_filter: Filter, arguments: Sequence[str] | None = None) -> int:
+def run(file: Path, weights: Path, arguments: Sequence[str] | None = None) -> int:
     """Run the demo.
 
     Args:
         file: the configuration.
         weights: a float checkpoint of it.
-        host_filter: its post-processing.
         arguments: of the command line.
 
     Returns:
@@ -77,8 +65,6 @@ def run(file: Path, weights: Path, host_filter: Filter, arguments: Sequence[str]
             continue
         events = Events(epoch=lambda epoch, of: print_epoch(out, epoch, of, config.monitor), note=out.print)
         print_stage(out, train(config, stage, restart=args.restart, events=events))
-    folder = emit_filter(config, host_filter)
-    out.print(f"wrote {folder}/postprocess.py, the host's part, with its settings")
     out.rule("every stage on the validation images")
     predictions = predict(config, STAGES)
     print_predictions(out, predictions)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the host does with a detector's raw outputs: filter each stride, decode what is left, suppress overlaps.
 
-Nothing but numpy is imported, so that this file can go to the device as it is, beside the model (:func:`emit`):
+Nothing but numpy is imported, so that this file can go to the device as it is, beside the model (:meth:`Filter.emit`):
 
     python postprocess.py outputs.npz        the detections of one image, from a file with the model's outputs by name
 
@@ -21,7 +21,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -150,8 +150,36 @@ def best_of_each_class(
     return Detections(boxes[keep].astype(np.float32), scores[keep].astype(np.float32), labels[keep])
 
 
+class Output(Protocol):
+    """An output of the deploy model: its name, and what its integers stand for where it is not ``dequantized``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def zero_point(self) -> int: ...
+    @property
+    def dequantized(self) -> bool: ...
+
+
+class _Emitted:
+    """What the filters have in common: they can be written beside a model."""
+
+    def emit(self, folder: Path, outputs: Sequence[Output], class_names: Sequence[str]) -> None:
+        """Write this file and the filter's settings into the folder of a deploy model with these outputs.
+
+        Raises:
+            ValueError: an output has a zero point.
+        """
+        if any(output.zero_point for output in outputs if not output.dequantized):
+            raise ValueError("the filter compares integers with a threshold, and expects zero points of 0")
+        scales = [1.0 if output.dequantized else output.scale for output in outputs]
+        emit(self, [output.name for output in outputs], class_names, folder, scales)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class FcosMultiStrideFilter:
+class FcosMultiStrideFilter(_Emitted):
     """Detections of FCOS from its outputs: classes of every stride, then distances, then centerness.
 
     Each cell that passes the filter is one detection of its best class, with the score sqrt(sigmoid(class) *
@@ -243,7 +271,7 @@ def apply_offsets(anchors: Doubles, offsets: Doubles) -> Doubles:
 
 
 @dataclass(frozen=True)
-class RetinaNetMultiStrideFilter:
+class RetinaNetMultiStrideFilter(_Emitted):
     """Detections of RetinaNet from its outputs: classes of every stride, then box offsets.
 
     A cell passes the filter when any class of any of its anchors does; of the cells that pass, each class of each
@@ -307,36 +335,12 @@ def _best(scores: Doubles, threshold: float, most: int) -> Indices:
     return best
 
 
-Filter = FcosMultiStrideFilter | RetinaNetMultiStrideFilter
 _KINDS: dict[str, type[Filter]] = {kind.__name__: kind for kind in (FcosMultiStrideFilter, RetinaNetMultiStrideFilter)}
 
 
-def emit(
-    settings: Filter, names: Sequence[str], classes: Sequence[str], folder: Path, scales: Sequence[float] | None = None
-) -> None:
-    """Write this file and ``postprocess.json``, its settings, into an existing folder beside a model.
-
-    Args:
-        settings: how the outputs become detections.
-        names: of the model's outputs, in order.
-        classes: their names.
-        folder: where.
-        scales: of the outputs, when the model gives integers.
-    """
-    described = {
-        "filter": type(settings).__name__,
-        "settings": dataclasses.asdict(settings),
-        "outputs": list(names),
-        "scales": None if scales is None else [float(scale) for scale in scales],
-        "classes": list(classes),
-    }
-    (folder / "postprocess.json").write_text(json.dumps(described, indent=2) + "\n")
-    (folder / "postprocess.py").write_text(Path(__file__).read_text())
-
-
-def load(path: Path) -> tuple[Filter, list[str], list[str], list[float] | None]:
-    """The settings, names of outputs, classes and scales that :func:`emit` wrote."""
-    described = json.loads(path.read_text())
+def load(path: Path) -> tuple[Filter, list[str], list[str], list[float]]:
+    """The settings, names of outputs, classes and scales that :meth:`Filter.emit` wrote."""
+    described = json.loads(path.read_text(encoding="utf-8"))
     settings = {key: tuple(v) if isinstance(v, list) else v for key, v in described["settings"].items()}
     if "anchors" in settings:
         settings["anchors"] = Anchors(
@@ -355,7 +359,8 @@ def main() -> None:
     with np.load(args.outputs) as file:
         found = settings([file[name] for name in names], scales)[0]
     for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
-        print(json.dumps({"class": classes[label], "score": round(score, 4), "box": [round(v, 2) for v in box]}))
+        name = classes[label] if label < len(classes) else label
+        print(json.dumps({"class": name, "score": round(score, 4), "box": [round(v, 2) for v in box]}))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ from pathlib import Path
 
 from examples.detection.demo import run
 
-from .small import host_filter
-
 HERE = Path(__file__).parent
 WEIGHTS = HERE / "weights" / "fcos_shapes.safetensors"
 
 if __name__ == "__main__":
-    sys.exit(run(HERE / "small.py", WEIGHTS, host_filter))
+    sys.exit(run(HERE / "small.py", WEIGHTS))

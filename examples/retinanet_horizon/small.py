@@ -77,9 +77,9 @@ float_trainer = {
 }
 calibration_trainer = {"num_steps": 8, "observer": "mix", "qat_mode": "fuse_bn"}
 qat_trainer = {
-    "optimizer": {"type": torch.optim.AdamW, "lr": 1e-4, "weight_decay": 0.05, "no_decay": True},
+    "optimizer": {"type": torch.optim.AdamW, "lr": 5e-4, "weight_decay": 0.05, "no_decay": True},
     "schedule": {"type": "cosine", "final": 0.02},
-    "num_epochs": 1,
+    "num_epochs": 2,
     "ema": 0.998,
     "clip_grad": 10.0,
     "qat_mode": "fuse_bn",

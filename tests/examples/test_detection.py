@@ -28,6 +28,7 @@ from examples.detection.postprocess import (  # noqa: E402
 )
 from examples.yolox_mlu270.shapes import CLASSES, Shapes, write  # noqa: E402
 from porter.preprocess import Preprocess  # noqa: E402
+from porter.train.qat.integers import Output  # noqa: E402
 
 SIDE, STRIDES, NAMES = 64, (8, 16, 32), 3
 ANCHORS = Anchors(strides=STRIDES, base_sizes=(16, 32, 64))
@@ -219,6 +220,13 @@ def test_what_is_emitted_runs_alone(detector, tmp_path):
     assert len(rows) == len(wanted.scores) > 3
     assert [row["class"] for row in rows] == ["abc"[label] for label in wanted.labels]
     np.testing.assert_allclose([row["box"] for row in rows], wanted.boxes, atol=0.006)
+
+
+def test_zero_points_and_real_outputs():
+    """Filters are emitted for integers without zero points; a real output has the scale 1."""
+    output = Output("x", "int16", 0.5, 3, False)
+    with pytest.raises(ValueError, match="zero points of 0"):
+        FcosMultiStrideFilter().emit(None, [output], [])
 
 
 # -- overlaps and losses ---------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     file = folder / "tiny_fcos.py"
     file.write_text(TINY.format(folder=str(folder / "runs")))
-    code = run(file, folder / "no_weights", host_filter, ["--scratch"])
+    code = run(file, folder / "no_weights", ["--scratch"])
     return load_config(file), code
 
 
