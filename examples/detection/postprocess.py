@@ -163,23 +163,34 @@ class Output(Protocol):
     def dequantized(self) -> bool: ...
 
 
-class _Emitted:
-    """What the filters have in common: they can be written beside a model."""
+class Filter:
+    """The host's part of a detector: a dataclass of its settings, which can be written beside a model."""
+
+    def __call__(self, outputs: Sequence[Array], scales: Sequence[float] | None = None) -> list[Detections]:
+        """The detections of each image, from the model's outputs: integers with their scales, or real numbers."""
+        raise NotImplementedError
 
     def emit(self, folder: Path, outputs: Sequence[Output], class_names: Sequence[str]) -> None:
-        """Write this file and the filter's settings into the folder of a deploy model with these outputs.
+        """Write this file and ``postprocess.json``, the settings, into the folder of a deploy model with these outputs.
 
         Raises:
             ValueError: an output has a zero point.
         """
         if any(output.zero_point for output in outputs if not output.dequantized):
             raise ValueError("the filter compares integers with a threshold, and expects zero points of 0")
-        scales = [1.0 if output.dequantized else output.scale for output in outputs]
-        emit(self, [output.name for output in outputs], class_names, folder, scales)  # type: ignore[arg-type]
+        described = {
+            "filter": type(self).__name__,
+            "settings": dataclasses.asdict(self),  # type: ignore[call-overload]
+            "outputs": [output.name for output in outputs],
+            "scales": [1.0 if output.dequantized else float(output.scale) for output in outputs],
+            "classes": list(class_names),
+        }
+        (folder / "postprocess.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        (folder / "postprocess.py").write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
 
 
 @dataclass(frozen=True)
-class FcosMultiStrideFilter(_Emitted):
+class FcosMultiStrideFilter(Filter):
     """Detections of FCOS from its outputs: classes of every stride, then distances, then centerness.
 
     Each cell that passes the filter is one detection of its best class, with the score sqrt(sigmoid(class) *
@@ -271,7 +282,7 @@ def apply_offsets(anchors: Doubles, offsets: Doubles) -> Doubles:
 
 
 @dataclass(frozen=True)
-class RetinaNetMultiStrideFilter(_Emitted):
+class RetinaNetMultiStrideFilter(Filter):
     """Detections of RetinaNet from its outputs: classes of every stride, then box offsets.
 
     A cell passes the filter when any class of any of its anchors does; of the cells that pass, each class of each

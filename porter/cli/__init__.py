@@ -15,7 +15,7 @@ import sys
 from importlib import import_module
 from types import FrameType
 
-from porter.cli.app import app
+from porter.cli.app import Interrupted, app
 from porter.errors import PorterError
 
 __all__ = ["app", "main", "run"]
@@ -28,12 +28,8 @@ for _module in ("check", "port", "diff", "quantize", "run", "prune", "debug", "s
 _EXTRAS = {"torch": "torch", "PIL": "images", "optuna": "scale", "matplotlib": "plots", "safetensors": "train"}
 
 
-class _Interrupted(BaseException):
-    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt: typer turns that one into an exit code of its own."""
-
-
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise _Interrupted
+    raise Interrupted
 
 
 def main() -> None:
@@ -56,8 +52,8 @@ def main() -> None:
         print(error, file=sys.stderr)
         print(f"  more: porter explain {error.code}", file=sys.stderr)
         sys.exit(2)
-    except _Interrupted:
-        print("PT516: interrupted; nothing was written", file=sys.stderr)
+    except Interrupted as stop:
+        print(f"PT516: interrupted; {stop.kept}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -15,3 +15,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt: typer turns that one into an exit code of its own.
+
+    ``kept`` says what the command leaves; one that writes as it goes sets it.
+    """
+
+    kept = "nothing was written"

@@ -33,6 +33,7 @@ __all__ = [
     "Inputs",
     "Model",
     "OptionalCalibration",
+    "OptionalTarget",
     "OutputFormat",
     "Overwrite",
     "Preprocess",
@@ -76,6 +77,10 @@ Model = Annotated[
 TargetName = Annotated[
     str, typer.Option("--target", "-t", help="A device (`porter targets`) or the path of a .toml.", show_default=False)
 ]  # fmt: skip
+OptionalTarget = Annotated[
+    str | None,
+    typer.Option("--target", "-t", help="A device (`porter targets`) or the path of a .toml.", show_default=False),
+]
 Factory = Annotated[
     str | None,
     typer.Option("--model", "-m", help="package.module:function or file.py:function that returns the nn.Module."),

@@ -24,6 +24,7 @@ from porter.cli.options import (
     Inputs,
     Model,
     OptionalCalibration,
+    OptionalTarget,
     OutputFormat,
     Overwrite,
     Preprocess,
@@ -216,9 +217,21 @@ def print_rewritten(made: Rewritten, title: str) -> None:
 
 @app.command()
 def emit(
-    target: TargetName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)],
+    target: OptionalTarget = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The folder to make.", show_default=False)
+    ] = None,
     model: Model = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="A configuration of `porter train`: its deploy model, from the integers of "
+            "int_infer; --output is then that of its compile_cfg.",
+        ),
+    ] = None,
+    opset: Annotated[int | None, typer.Option("--opset", help="With --config: of the ONNX.")] = None,
     factory: Factory = None,
     model_arg: FactoryArgs = None,
     input_: Inputs = None,
@@ -232,6 +245,15 @@ def emit(
     run_pickled_code: RunPickled = False,
 ) -> None:
     """Write the bundle for the device: code, weights, golden outputs, the script that finishes the job there."""
+    if config is not None:
+        others = {"a model": model, "--target": target, "--model": factory, "--calibration": calibration,
+                  "--dtype": dtype, "--preprocess": preprocess, "--data": data, "--build": build}  # fmt: skip
+        _emit_config(config, output, opset, overwrite, [name for name, value in others.items() if value])
+        return
+    if target is None or output is None or opset is not None:
+        missing = "--target" if target is None else "--output" if output is None else None
+        what = f"{missing} is missing" if missing else "--opset is for --config"
+        raise PorterError("PT519", what, "porter emit", "Give --target and --output, or --config.")
     from porter import api
     from porter.files import check_output
     from porter.loading import load
@@ -255,6 +277,20 @@ def emit(
             graph, chosen, output, quantized=quantized, data=data, build=build, overwrite=overwrite, force=force
         )
     print_bundle(console(), bundle)
+
+
+def _emit_config(config: Path, output: Path | None, opset: int | None, overwrite: bool, others: list[str]) -> None:
+    if others:
+        raise PorterError("PT519", f"{others[0]} has no meaning with --config", "--config",
+                          "The configuration says which model, target and data.")  # fmt: skip
+    from porter.train.stages import emit
+
+    with progress() as say:
+        say("writing the deploy model")
+        folder = emit(config, output, opset=opset, overwrite=overwrite)
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith("."):
+            print(path)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from porter.cli.app import app
+from porter.cli.app import Interrupted, app
 from porter.cli.options import Format, OutputFormat, Overwrite, console
 
 if TYPE_CHECKING:
@@ -60,16 +60,15 @@ def _events(format_: Format, after_epoch: Callable[[Epoch, int], None] | None = 
 
 
 @contextmanager
-def _kept(folder: Path) -> Iterator[None]:
+def _kept(config: Path, stage: str, last: Path) -> Iterator[None]:
     """After an interrupt, say what the next run will go on from."""
     try:
         yield
-    except Exception:
-        raise
-    except BaseException:
-        if _first():
-            print(
-                f"the epochs that were done are kept in {folder}; the same command goes on from there", file=sys.stderr
+    except Interrupted as stop:
+        if last.is_file():
+            stop.kept = (
+                f"the epochs that were done are kept in {last.parent}; "
+                f"`porter train --stage {stage} --config {config}` goes on from there"
             )
         raise
 
@@ -99,6 +98,7 @@ def train(
 ) -> None:
     """Run one stage of a model: float, calibration, qat, or int_infer, which also writes what goes to the device."""
     from porter.report.training import print_epoch, print_stage
+    from porter.train.checkpoint import last_path
     from porter.train.config import load_config
     from porter.train.stages import train
 
@@ -109,7 +109,7 @@ def train(
         # Whoever follows the log of a long training sees each epoch as it ends.
         sys.stdout.flush()
 
-    with _kept(chosen.folder), _events(format_, after_epoch) as events:
+    with _kept(config, stage.value, last_path(chosen, stage.value)), _events(format_, after_epoch) as events:
         made = train(chosen, stage.value, restart=restart, events=events)
     _print(made, format_, print_stage)
     raise typer.Exit(0 if made.ok else 1)

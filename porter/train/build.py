@@ -7,6 +7,7 @@ The order says whether a checkpoint is of the float model (loaded before the con
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,8 @@ def _load(config: Config, stage: Stage, built: Built, network: nn.Module, step: 
     if step.stage is not None:
         saved, path = checkpoint.open_best(config, step.stage, f"porter train --stage {stage}")
         state, key = saved.part("model"), path.name
+        if isinstance(network, QatNetwork):
+            _require_same_conversion(config, saved.facts.get("conversion"), path, step.stage)
     else:
         path = Path(step.path or "")
         state, key = checkpoint.read_weights(path), str(path)
@@ -117,6 +120,16 @@ def _load(config: Config, stage: Stage, built: Built, network: nn.Module, step: 
     built.findings += [Finding("PT704", "note", text) for text in said]
     if isinstance(network, QatNetwork):
         network.fake_quant()
+
+
+def _require_same_conversion(config: Config, then: Any, path: Path, stage: Stage) -> None:
+    """A scale for 8 bits loads where one for 16 belongs, and is 256 times too large."""
+    now = json.loads(json.dumps(config.conversion))
+    if not isinstance(then, Mapping) or then == now:
+        return
+    changed = ", ".join(f"{key} was {then.get(key)!r} and is {now[key]!r}" for key in now if then.get(key) != now[key])
+    raise PorterError("PT706", f"{path} was converted in another way: {changed}", str(path),
+                      f"Run `porter train --stage {stage} --config {config.path} --restart`.")  # fmt: skip
 
 
 def _convert(config: Config, stage: Stage, module: nn.Module, scales: str) -> QatNetwork:
@@ -129,7 +142,8 @@ def _convert(config: Config, stage: Stage, module: nn.Module, scales: str) -> Qa
     return convert(
         module.eval(), example, Target.load(config.target), mode=config.qat_mode,
         scales=scales or (trainer.activation_scales if trainer is not None else "fixed"),  # type: ignore[arg-type]
-        outputs=rules, output_names=config.output_names,
+        outputs=rules, output_names=config.output_names, width=config.quantize_cfg.width,
+        pins=config.quantize_cfg.pins,
         observer=calibration.observer if calibration is not None else "min_max", source=config.task_name,
     )  # fmt: skip
 

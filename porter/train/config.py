@@ -27,7 +27,7 @@ from porter.usercode import run_user_code
 
 __all__ = [
     "STAGES", "CalibrationTrainer", "CompileCfg", "Config", "Converter", "IntInferTrainer", "Loader",
-    "Optimizer", "Predictor", "Published", "QatTrainer", "Schedule", "Stage", "Training", "load_config",
+    "Optimizer", "Predictor", "Published", "QatTrainer", "QuantizeCfg", "Schedule", "Stage", "Training", "load_config",
 ]  # fmt: skip
 
 Stage = Literal["float", "calibration", "qat", "int_infer"]
@@ -173,6 +173,19 @@ class CompileCfg:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeCfg:
+    """``quantize_cfg``: which integers the network is converted to, in every stage alike.
+
+    ``width``: of everything that is not pinned, as the target names it ("int8"; "w8a16": weights of 8 bits, activations
+    of 16). ``pins``: other widths, or "float", by layer, op or value, or a pattern of such; what the target does not
+    have is refused.
+    """
+
+    width: str = "int8"
+    pins: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Predictor:
     """``float_predictor`` and so on: what ``porter predict`` does otherwise than the stage's own validation."""
 
@@ -222,6 +235,9 @@ class Config:
     post_process: list of output arrays (N = 1, dequantized) -> float[n, 6] of x1, y1, x2, y2, score, class in pixels of
         the input; for ``porter infer``.
     class_names: of the classes, for ``porter infer``.
+    host_filter: what the host does with the outputs; an object with ``emit(folder, outputs, class_names)``, which
+        int_infer calls to have files of it beside the deploy model. Each output has ``name``, ``dtype``, ``scale``,
+        ``zero_point`` and ``dequantized`` (:class:`porter.train.qat.integers.Output`).
     """
 
     task_name: str
@@ -249,10 +265,12 @@ class Config:
     qat_predictor: Predictor = Predictor()
     int_infer_predictor: Predictor = Predictor()
     outputs: Mapping[str, Any] | None = None
+    quantize_cfg: QuantizeCfg = QuantizeCfg()
     compile_cfg: CompileCfg = CompileCfg()
     preprocess: Function | None = None
     post_process: Function | None = None
     class_names: tuple[str, ...] = ()
+    host_filter: Any = None
     published: Published | None = None
     #: The file it was read from.
     path: Path = Path()
@@ -282,6 +300,13 @@ class Config:
         if self.qat_trainer is not None:
             return self.qat_trainer.qat_mode
         return (self.calibration_trainer and self.calibration_trainer.qat_mode) or "fuse_bn"
+
+    @property
+    def conversion(self) -> dict[str, Any]:
+        """What decides of the scales which they are, as JSON has it: a checkpoint with others is of no use."""
+        outputs = None if self.outputs is None else {key: _plain(value) for key, value in self.outputs.items()}
+        chosen = self.quantize_cfg
+        return {"target": self.target, "width": chosen.width, "pins": dict(chosen.pins), "outputs": outputs}
 
     def predictor(self, stage: Stage) -> Predictor:
         """The predictor of a stage."""
@@ -315,7 +340,8 @@ _ENDINGS = ("_trainer", "_predictor", "_loader", "_cfg")
 #: The dataclass of each name that a dictionary fills.
 _SECTIONS: dict[str, type] = {
     "float_trainer": Training, "calibration_trainer": CalibrationTrainer, "qat_trainer": QatTrainer,
-    "int_infer_trainer": IntInferTrainer, "compile_cfg": CompileCfg, "published": Published,
+    "int_infer_trainer": IntInferTrainer, "quantize_cfg": QuantizeCfg, "compile_cfg": CompileCfg,
+    "published": Published,
     **{f"{stage}_predictor": Predictor for stage in STAGES},
 }  # fmt: skip
 _LOADERS = ("data_loader", "val_data_loader", "calibration_data_loader")
@@ -451,8 +477,17 @@ def _at_least(value: float, least: float, where: str) -> None:
         raise PorterError("PT701", f"this must be at least {least:g}, and is {value:g}", where)
 
 
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def _check_values(config: Config) -> None:
-    """Numbers that no training can have."""
+    """Values that nothing can be done with."""
+    if config.host_filter is not None and not callable(getattr(config.host_filter, "emit", None)):
+        raise PorterError("PT701", "this must be an object with emit(folder, outputs, class_names), and is "
+                          f"{said(config.host_filter)}", f"{config.path}: host_filter")  # fmt: skip
+    for pattern, width in config.quantize_cfg.pins.items():
+        checked(str, width, f"{config.path}: quantize_cfg['pins'][{pattern!r}]")
     for name in ("float_trainer", "qat_trainer"):
         trainer: Training | None = getattr(config, name)
         if trainer is None:

@@ -121,6 +121,7 @@ class _Training:
             "stage": self.stage, "task_name": self.config.task_name, "epoch": epoch.number,
             "metrics": epoch.metrics, "losses": epoch.losses, "monitor": self.validation.monitor,
             "origin": self.origin,
+            "conversion": self.config.conversion if isinstance(self.network, QatNetwork) else None,
         }  # fmt: skip
         state = self.network.state_dict()
         if epoch.best:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from porter.errors import PorterError
 from porter.files import atomic_file
@@ -31,6 +32,7 @@ from porter.train.loop import train_epochs
 from porter.train.qat import IntNetwork, QatNetwork
 from porter.train.qat.emission import FORMATS
 from porter.train.typed import nearest
+from porter.usercode import run_user_code
 
 __all__ = ["check_stage", "compile_folder", "emitted_onnx", "integers_folder", "open_integers", "train"]
 
@@ -135,7 +137,7 @@ def _calibrate(config: Config, group: Processes, events: Events) -> StageResult:
     if group.first:
         facts = {
             "stage": "calibration", "task_name": config.task_name, "epoch": 0, "metrics": metrics,
-            "monitor": validation.monitor, "origin": built.origin,
+            "monitor": validation.monitor, "origin": built.origin, "conversion": config.conversion,
         }  # fmt: skip
         tensors = {f"model/{name}": tensor for name, tensor in network.state_dict().items()}
         checkpoint.write(path, Saved(tensors, facts))
@@ -168,15 +170,61 @@ def _integers(config: Config, group: Processes) -> StageResult:
         except OSError as error:
             raise PorterError("PT510", f"cannot write in {out.parent}: {error.strerror}", str(out.parent)) from error
         built.network.save(folder, overwrite=True)
-        built.network.emit(
-            out, opset=config.compile_cfg.opset, formats=config.compile_cfg.formats, inputs=[example], overwrite=True
-        )
+        write_deploy(config, built.network, out, example, overwrite=True)
         with atomic_file(_origin_file(config), overwrite=True) as temporary:
             temporary.write_text(json.dumps(built.origin), encoding="utf-8")
     group.wait()
     return StageResult(
         "int_infer", config.task_name, config.target, (), None, None, (folder, out), 0.0, 0, tuple(findings)
     )
+
+
+def write_deploy(
+    config: Config, network: IntNetwork, out: Path, example: Tensor, *, opset: int | None = None, overwrite: bool
+) -> None:
+    """Write the folder for the device: the formats of ``compile_cfg``, and the files of ``host_filter``.
+
+    Args:
+        opset: instead of that of ``compile_cfg``.
+
+    Raises:
+        PorterError: what :func:`porter.train.qat.emission.emit` raises; PT520 when the filter's own code fails.
+    """
+    host = config.host_filter
+
+    def beside(folder: Path) -> None:
+        where = f"{config.path}: host_filter"
+        run_user_code(lambda: host.emit(folder, network.outputs, config.class_names), where)
+
+    chosen = config.compile_cfg
+    network.emit(out, opset=opset or chosen.opset, formats=chosen.formats, inputs=[example], overwrite=overwrite,
+                 beside=beside if host is not None else None)  # fmt: skip
+
+
+def emit(
+    config: Config | str | Path, out: str | Path | None = None, *, opset: int | None = None, overwrite: bool = False
+) -> Path:
+    """Write the deploy model of a configuration once more, from the integers that the stage int_infer has made.
+
+    Args:
+        config: a configuration, or its file.
+        out: the folder; default: that of ``compile_cfg``.
+        opset: of the ONNX; default: that of ``compile_cfg``.
+        overwrite: replace the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PorterError: PT703 when the stage int_infer has not been run; PT706 when its checkpoint has changed since; what
+            :func:`write_deploy` raises.
+    """
+    chosen = config if isinstance(config, Config) else load_config(config)
+    network = open_integers(chosen, "porter emit")
+    folder = compile_folder(chosen) if out is None else Path(out)
+    _, example = deploy_example(chosen)
+    write_deploy(chosen, network, folder, example, opset=opset, overwrite=overwrite)
+    return folder
 
 
 def _origin_file(config: Config) -> Path:

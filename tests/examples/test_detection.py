@@ -204,7 +204,7 @@ def test_what_is_emitted_runs_alone(detector, tmp_path):
     names = [f"{part}_{stride}" for part in range(len(parts)) for stride in STRIDES]
     outputs = [np.rint(o * 500).astype(np.int16) for o in raw_outputs(np.random.default_rng(3), parts, 1.0)]
     scales = [1 / 500] * len(names)
-    postprocess.emit(detector, names, ["a", "b", "c"], tmp_path, scales)
+    detector.emit(tmp_path, [Output(n, "int16", s, 0, False) for n, s in zip(names, scales, strict=True)], "abc")
     assert postprocess.load(tmp_path / "postprocess.json") == (detector, names, ["a", "b", "c"], scales)
     np.savez(tmp_path / "outputs.npz", **dict(zip(names, outputs, strict=True)))
     command = [sys.executable, "-I", "postprocess.py", "outputs.npz"]

@@ -16,7 +16,6 @@ pytest.importorskip("pycocotools")
 pytest.importorskip("safetensors")
 
 from examples.detection.demo import give_weights, run  # noqa: E402
-from examples.detection.postprocess import emit  # noqa: E402
 from examples.detection.weights import halve  # noqa: E402
 from examples.fcos_horizon.small import host_filter  # noqa: E402
 from porter.train import checkpoint  # noqa: E402
@@ -54,6 +53,8 @@ def test_all_stages_run_and_what_is_emitted_is_the_same(done):
     assert code == 0  # two steps of training find nothing, in float as in integers; but every bit is the same
     names = {path.name for path in compile_folder(config).iterdir()}
     assert {"model_qdq.onnx", "model_traced.pt", "postprocess.py", "postprocess.json"} <= names
+    emission = json.loads((compile_folder(config) / "emission.json").read_text())
+    assert emission["files"]["postprocess.py"]["format"] == "host"
 
 
 def test_the_hosts_part_reads_the_integers_of_the_device(done, tmp_path):
@@ -67,7 +68,7 @@ def test_the_hosts_part_reads_the_integers_of_the_device(done, tmp_path):
     assert all(one.dtype == np.int16 for one in raw)
     # An untrained network finds nothing, so everything is let through.
     open_filter = dataclasses.replace(host_filter, threshold=-99.0, score_threshold=0.0)
-    emit(open_filter, described["outputs"], described["classes"], tmp_path, described["scales"])
+    open_filter.emit(tmp_path, network.outputs, config.class_names)
     np.savez(tmp_path / "outputs.npz", **dict(zip(described["outputs"], raw, strict=True)))
     command = [sys.executable, "-I", tmp_path / "postprocess.py", tmp_path / "outputs.npz"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

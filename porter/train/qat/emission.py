@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,13 @@ _RANDOM = 2
 
 
 def emit(
-    network: IntNetwork, out: Path, opset: int | None, formats: Sequence[str], inputs: Sequence[Any], overwrite: bool
+    network: IntNetwork,
+    out: Path,
+    opset: int | None,
+    formats: Sequence[str],
+    inputs: Sequence[Any],
+    overwrite: bool,
+    beside: Callable[[Path], None] | None = None,
 ) -> Path:
     """Make the folder ``out``.
 
@@ -54,6 +60,7 @@ def emit(
     Args:
         opset: of ``model.onnx``; default: the newest that the target takes, up to 17.
         formats: which of them.
+        beside: called with the folder before it appears, to add files of its own (what the host does with the outputs).
         inputs: samples (one batch for each input, as the network takes them) to prove it on, beside two random ones.
 
     Raises:
@@ -81,6 +88,13 @@ def emit(
             write = {"onnx": _onnx, "qdq": _qdq, "traced": _traced}[name]
             evidence = write(network, path, opset, items)
             record["files"][path.name] = {"format": name, "sha256": sha256(path), **evidence}
+        if beside is not None:
+            known = set(folder.iterdir())
+            beside(folder)
+            for path in sorted(set(folder.rglob("*")) - known):
+                if path.is_file():
+                    name = path.relative_to(folder).as_posix()
+                    record["files"][name] = {"format": "host", "sha256": sha256(path)}
         (folder / "emission.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -173,12 +173,12 @@ class IntNetwork:
 
     def emit(
         self, out: str | Path, *, opset: int | None = None, formats: Sequence[str] = ("onnx", "qdq", "traced"),
-        inputs: Sequence[Any] = (), overwrite: bool = False,
+        inputs: Sequence[Any] = (), overwrite: bool = False, beside: Callable[[Path], None] | None = None,
     ) -> Path:  # fmt: skip
         """Write the folder that goes to the device's toolchain; see :func:`porter.train.qat.emission.emit`."""
         from porter.train.qat.emission import emit
 
-        return emit(self, Path(out), opset, formats, inputs, overwrite)
+        return emit(self, Path(out), opset, formats, inputs, overwrite, beside)
 
 
 def to_integers(network: QatNetwork) -> IntNetwork:

@@ -75,14 +75,30 @@ def test_a_stage_that_there_is_not(porter, tmp_path):
     assert code == 2 and "calibration" in err
 
 
+def interrupted(command, until):
+    """The standard error of a command that Ctrl-C stops once it has printed a line with ``until``."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert until in child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=100)
+    assert child.returncode == 2 and err.startswith("PT516") and len(err.splitlines()) == 1
+    return err
+
+
 def test_an_interrupt_says_what_is_kept(tmp_path):
     config = tiny.write(tmp_path, ("num_epochs=4", "num_epochs=100000"))
     command = [sys.executable, "-m", "porter.cli", "train", "--stage", "float", "--config", config]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        assert "1 of 100000: loss" in child.stdout.readline()
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=100)
-    assert child.returncode == 2 and "PT516" in err and "goes on from there" in err and "Traceback" not in err
+    err = interrupted(command, "1 of 100000: loss")
+    assert f"kept in {tmp_path / 'runs'}" in err and f"`porter train --stage float --config {config}` goes on" in err
+    assert "nothing was written" not in err
+
+
+def test_an_interrupt_of_the_first_epoch_keeps_nothing(tmp_path):
+    slow = 'print("here", flush=True), __import__("time").sleep(100)'
+    config = tiny.write(tmp_path, ("cls, size = outputs\n    return", f"cls, size = outputs\n    {slow}\n    return"))
+    command = [sys.executable, "-m", "porter.cli", "train", "--stage", "float", "--config", config]
+    assert "nothing was written" in interrupted(command, "here")
+    assert not list(tmp_path.glob("runs/*.safetensors"))
 
 
 # -- profile ---------------------------------------------------------------------------------------------------------
