@@ -25,7 +25,9 @@ from porter.partition.segments import Crossing, Device, Island, Link, Task, cros
 from porter.target import Target
 from porter.verify import Evidence, TensorError
 
-__all__ = ["Segment", "Split", "host_crossings", "plan", "prove", "prove_parts", "split"]
+__all__ = [
+    "Placed", "Segment", "Split", "host_crossings", "placement", "plan", "prove", "prove_parts", "split",
+]  # fmt: skip
 
 SCHEMA_VERSION = "1.0"
 #: Nothing comes home over it.
@@ -184,6 +186,42 @@ def host_crossings(graph: Graph, report: Report) -> tuple[int, int, int]:
     levels, _ = divide(found.tasks, {}, _FREE)
     passed = crossings(found.tasks, levels, found.sizes)
     return len(passed), sum(c.bytes for c in passed), sum(task.device == "host" for task in found.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where an op runs on a target whose toolchain divides the model: ``on`` the target (by name), the ``CPU``, or
+    nowhere (``-``); ``subgraph`` counts the parts of the accelerator from 0 (None: not on it)."""
+
+    node: str
+    on: str
+    subgraph: int | None
+    type: str
+
+
+def placement(report: Report) -> list[Placed]:
+    """Where each op of a checked model runs (those that depend on constants only aside), in their order.
+
+    Ops that a rewrite makes legal count as the accelerator's. Subgraphs are as few as the order of the ops allows.
+    """
+    rows = [one for one in report.ops if one.verdict != "fold" and one.op is not None]
+    ours = [one.verdict in ("native", "rewrite") for one in rows]
+    tasks = [
+        Task(
+            tuple(v.name for v in one.op.operands if not v.is_const), tuple(v.name for v in one.op.outputs),
+            "accelerator" if mine else "host", 1.0 if mine else 0.0,
+        )
+        for one, mine in zip(rows, ours, strict=True)
+        if one.op is not None
+    ]  # fmt: skip
+    segments, _ = divide(tasks, {}, _FREE)
+    parts = [places for device, places in segments if device == "accelerator"]
+    number = {i: part for part, places in enumerate(parts) for i in places}
+    elsewhere = ["CPU" if report.runs_on_host(one) else "-" for one in rows]
+    return [
+        Placed(one.name, report.target if mine else elsewhere[i], number.get(i), one.kind)
+        for i, (one, mine) in enumerate(zip(rows, ours, strict=True))
+    ]
 
 
 def plan(graph: Graph, target: Target, report: Report, cut: Cut | None = None) -> tuple[int, int, int, int]:

@@ -34,6 +34,8 @@ _STYLE: dict[Verdict, str] = {
 #: How many places of one group are named before "and N more".
 _PLACES = 3
 _LONGEST = 240
+#: How many ops on the CPU are listed.
+_ROWS = 20
 
 
 def console(stderr: bool = False) -> Console:
@@ -48,8 +50,28 @@ def print_report(out: Console, report: Report, target_title: str, verbose: bool 
     """Print a report: the count of each verdict, then each kind of op that needs something."""
     _print_head(out, report, target_title)
     _print_groups(out, report.ops, report.findings, verbose)
+    _print_placement(out, report, verbose)
     out.print()
     out.print(_verdict(report))
+
+
+def _print_placement(out: Console, report: Report, verbose: bool) -> None:
+    """The ops that the target's own toolchain puts on its CPU (``verbose``: where each op is), in the columns of
+    Horizon's hb_mapper checker."""
+    if not report.own_host or not (verbose or any(report.runs_on_host(op) for op in report.ops)):
+        return
+    from porter.partition.split import placement
+
+    rows = [row for row in placement(report) if verbose or row.subgraph is None]
+    shown = rows if verbose else rows[:_ROWS]
+    table = Table("Node", "ON", "Subgraph", "Type", box=None, pad_edge=False)
+    for row in shown:
+        part = "--" if row.subgraph is None else f"id({row.subgraph})"
+        table.add_row(escape(row.node), row.on, part, row.type)
+    out.print()
+    out.print(table)
+    if len(rows) > len(shown):
+        out.print(f"and {len(rows) - len(shown)} more on the CPU (--verbose)")
 
 
 def _verdict(report: Report) -> str:
