@@ -177,7 +177,7 @@ class Filter:
             ValueError: an output has a zero point.
         """
         if any(output.zero_point for output in outputs if not output.dequantized):
-            raise ValueError("the filter compares integers with a threshold, and expects zero points of 0")
+            raise ValueError("the filter takes integers times scales, and expects zero points of 0")
         described = {
             "filter": type(self).__name__,
             "settings": dataclasses.asdict(self),  # type: ignore[call-overload]

@@ -108,7 +108,7 @@ def _take(config: Config, stage: Stage, built: Built, step: Converter, where: st
 
 def _load(config: Config, stage: Stage, built: Built, network: nn.Module, step: Converter) -> None:
     if step.stage is not None:
-        saved, path = checkpoint.open_best(config, step.stage, f"porter train --stage {stage}")
+        saved, path = checkpoint.open_best(config, step.stage, f"the network of the stage {stage}")
         state, key = saved.part("model"), path.name
         if isinstance(network, QatNetwork):
             _require_same_conversion(config, saved.facts.get("conversion"), path, step.stage)

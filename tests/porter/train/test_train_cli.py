@@ -58,6 +58,7 @@ def test_validate(porter, trained):
         (["train", "--stage", "float", "--config", "missing.py"], "PT501"),
         (["train", "--stage", "calibration", "--config", "quadrants.py"], "PT703"),
         (["predict", "--stage", "int_infer", "--config", "quadrants.py"], "PT703"),
+        (["predict", "--stage", "qat", "--config", "quadrants.py"], "PT703: the network of the stage qat needs"),
         (["validate", "--config", "quadrants.py"], "PT703"),
         (["infer", "missing.png", "--config", "quadrants.py"], "PT702"),
         (["profile", "--config", "quadrants.py", "--dtype", "int4"], "PT622"),
