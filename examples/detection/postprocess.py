@@ -170,6 +170,10 @@ class Filter:
         """The detections of each image, from the model's outputs: integers with their scales, or real numbers."""
         raise NotImplementedError
 
+    def first(self, outputs: Sequence[Array]) -> Floats:
+        """The :meth:`Detections.rows` of the first image, from real numbers."""
+        return self(outputs)[0].rows()
+
     def emit(self, folder: Path, outputs: Sequence[Output], class_names: Sequence[str]) -> None:
         """Write this file and ``postprocess.json``, the settings, into the folder of a deploy model with these outputs.
 

@@ -74,17 +74,13 @@ val_data_loader = {
 host_filter = RetinaNetMultiStrideFilter(
     _ANCHORS, threshold=-2.944, score_threshold=0.05, iou_threshold=0.5, max_shape=_SIZE, candidates=1000, most=300
 )
+post_process = host_filter.first
 monitor = "mAP"
 preprocess = functools.partial(_preprocess, size=_SIZE)
 
 
 def metric() -> CocoMeanAP:
     return CocoMeanAP(_source("val"), host_filter)
-
-
-def post_process(raw):
-    """(n, 6) of the first image: x0, y0, x1, y1, score, class."""
-    return host_filter(raw)[0].rows()
 
 
 float_trainer = {

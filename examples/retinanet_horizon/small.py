@@ -52,6 +52,7 @@ val_data_loader = {"dataset": lambda: Detection(_val), "batch_size": 20, "collat
 calibration_data_loader = {"dataset": lambda: Detection(Shapes("calib")), "batch_size": 16, "collate_fn": collate}
 
 host_filter = RetinaNetMultiStrideFilter(_ANCHORS, max_shape=(SIZE, SIZE))
+post_process = host_filter.first
 monitor = "mAP"
 class_names = CLASSES
 preprocess = functools.partial(_preprocess, size=(SIZE, SIZE))
@@ -59,11 +60,6 @@ preprocess = functools.partial(_preprocess, size=(SIZE, SIZE))
 
 def metric() -> CocoMeanAP:
     return CocoMeanAP(_val, host_filter)
-
-
-def post_process(raw):
-    """(n, 6) of the first image: x0, y0, x1, y1, score, class."""
-    return host_filter(raw)[0].rows()
 
 
 float_trainer = {
