@@ -127,7 +127,7 @@ def _printed(out: Console) -> str:
 
 def _print_head(out: Console, report: Report, target_title: str) -> None:
     out.print(f"[bold]{escape(report.model)}[/] on [bold]{report.target}[/] ({escape(target_title)}): "
-              f"{len(report.ops)} ops")  # fmt: skip
+              f"{len(report.ops)} op{'' if len(report.ops) == 1 else 's'}")  # fmt: skip
     if report.ops:
         counts = "   ".join(f"[{_STYLE[v]}]{v} {n}[/]" for v, n in report.summary.items())
         out.print(f"  {counts}")
