@@ -196,7 +196,11 @@ def _module_of_file(
     from porter.checkpoint import read_checkpoint
 
     if kind.name == "unknown":
-        read_checkpoint(path)  # says more exactly what is wrong with the file, such as a pickle that would run code
+        try:
+            read_checkpoint(path)
+        except PorterError as error:  # says more exactly what is wrong, such as a pickle that would run code
+            if error.code != "PT503":
+                raise
         raise PorterError("PT503", f"{path} is not a model that porter reads", kind.reason)
     if factory is not None:
         module = _build(factory, factory_args)

@@ -11,7 +11,7 @@ import numpy as np
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import join, need, shape_of, spread, view
+from ._tools import MOST_ELEMENTS, join, need, shape_of, spread, view
 
 _MOST_COPIES = 64
 
@@ -63,11 +63,13 @@ def expand_to_mul(b: Builder, op: Op) -> Any:
     Formula: x * 1 = x for every value, infinities and NaN included.
     Example: ``y = expand(x, shape=(4, 80, 80))`` with x of 4x1x80 -> ``y = mul(x, ones(4, 80, 80))``.
     Bound: bit-equal.
-    Does not apply: to bool.
+    Does not apply: to bool, and when the constant would have more than 2^24 elements.
     """
     x = op.operands[0]
+    shape = tuple(op.attrs["shape"])
     need(x.dtype is not None and x.dtype != "bool", f"{x.name} is {x.dtype}")
-    return b.mul(x, b.const(np.ones(op.attrs["shape"]), x.dtype))
+    need(prod(shape) <= MOST_ELEMENTS, f"a constant of {prod(shape)} ones is more than {MOST_ELEMENTS}")
+    return b.mul(x, b.const(np.ones(shape), x.dtype))
 
 
 @rewrite(removes="repeat", yields=("reshape", "cat"), claim="exact")

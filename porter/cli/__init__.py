@@ -48,6 +48,10 @@ def main() -> None:
             what = f"this needs {missing.name}, which is not installed"
             fix = f"Install it: pip install 'porter-ml[{_EXTRAS[missing.name]}]'"
             raise PorterError("PT521", what, fix=fix) from None
+        except MemoryError as full:  # numpy's and Python's own; numpy's says how much
+            what = f"there was not enough memory; nothing was written{f': {full}' if str(full) else ''}"
+            fix = "Give smaller input shapes (--input, --batch), or run it where there is more."
+            raise PorterError("PT800", what, fix=fix) from None
     except PorterError as error:
         print(error, file=sys.stderr)
         print(f"  more: porter explain {error.code}", file=sys.stderr)

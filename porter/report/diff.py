@@ -23,7 +23,8 @@ def print_diff(out: Console, made: Diff, verbose: bool = False) -> None:
     """Print both sides with their counts, then each sort of change, the worst first."""
     for name, file, report in zip(("before", "after "), made.files, (made.before, made.after), strict=True):
         counts = ", ".join(f"{verdict} {n}" for verdict, n in report.summary.items())
-        out.print(f"{name} [bold]{escape(report.model)}[/] on [bold]{escape(report.target)}[/]: {len(report.ops)} op{'' if len(report.ops) == 1 else 's'}"
+        ops = f"{len(report.ops)} op{'' if len(report.ops) == 1 else 's'}"
+        out.print(f"{name} [bold]{escape(report.model)}[/] on [bold]{escape(report.target)}[/]: {ops}"
                   f" ({counts})" + (f" [dim]{escape(file)}[/]" if file else ""))  # fmt: skip
     groups: dict[tuple[object, ...], list[Changed]] = {}
     for one in made.changes:

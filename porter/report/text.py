@@ -171,10 +171,16 @@ def _print_group(out: Console, group: Sequence[OpReport], fix: str, verbose: boo
     for reason in distinct_reasons(group):
         out.print(f"    {escape(reason)}", style="dim")
     if fix and first.verdict in ("unsupported", "unknown", "host"):
-        # Why no rule applies can take a screen.
-        cut = not verbose and len(fix) > _LONGEST
-        out.print(f"    fix: {escape(fix[:_LONGEST] + ' ... (--verbose)' if cut else fix)}")
+        out.print(f"    fix: {escape(fix if verbose else _shortened(fix))}")
     _print_places(out, group, verbose)
+
+
+def _shortened(fix: str) -> str:
+    """Why no rule applies can take a screen: the reasons that fit, or the words that do."""
+    if len(fix) <= _LONGEST:
+        return fix
+    shown = fix[:_LONGEST]
+    return f"{shown.rpartition('; ')[0] or shown.rpartition(' ')[0]} ... (--verbose)"
 
 
 def _print_places(out: Console, group: Sequence[OpReport], verbose: bool) -> None:

@@ -244,6 +244,18 @@ def test_an_interrupted_run_leaves_nothing(net, tmp_path, number):
     assert set(files(tmp_path)) <= {"net.onnx", "feed.py", "__pycache__"}
 
 
+def test_too_little_memory_is_one_error(net, tmp_path):
+    (tmp_path / "feed.py").write_text(
+        "import numpy as np\ndef samples():\n    yield [np.empty((1 << 50,), np.float32)]\n"
+    )
+    run = subprocess.run(
+        [*PORTER, "rewrite", "--target", "mlu270", str(net), "-o", "out", "--data", "feed:samples"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2 and run.stderr.startswith("PT800: there was not enough memory"), run.stderr
+    assert "Traceback" not in run.stderr and not (tmp_path / "out").exists()
+
+
 # -- start-up ------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ def test_expand_refuses() -> None:
     refuse("expand_to_cat", "expand", [noise(1)], "empty", shape=(0,))
     refuse("expand_to_repeat", "expand", [noise(1)], "empty", shape=(0,))
     refuse("expand_to_mul", "expand", [noise(1, dtype="bool")], "bool", shape=(3,))
+    refuse("expand_to_mul", "expand", [noise(1, 1)], "10000000000 ones", shape=(100_000, 100_000))
 
 
 @pytest.mark.parametrize("rule", ["repeat_to_cat", "repeat_to_expand"])
