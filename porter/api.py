@@ -252,7 +252,7 @@ def quantize(
     calibration: Any,
     inputs: Any = None,
     *,
-    dtype: str = "int16",
+    dtype: str | None = None,
     preprocess: Any = None,
     encodings: Any = None,
     metric: Any = None,
@@ -268,7 +268,8 @@ def quantize(
     Args:
         model, target, inputs: as for :func:`check`.
         calibration: a folder of images, an .npy or .npz, ``module:function``, or an iterable of input lists.
-        dtype: a width of the target ("int16", "int8", "w8a16"), or "auto": one for each layer.
+        dtype: a width of the target ("int16", "int8", "w8a16"), or "auto": one for each layer. Default: int16, or the
+            first width of a target without it.
         preprocess: a TOML that says how images become inputs (needed for a folder of images).
         encodings: found elsewhere, used in place of what calibration finds: a JSON file of porter's or of AIMET's, or
             what :func:`porter.quantize.adopt.read_encodings` made of one.
@@ -410,7 +411,7 @@ def port(
     out: str | Path,
     inputs: Any = None,
     *,
-    dtypes: Sequence[str] = ("int16",),
+    dtypes: Sequence[str] = (),
     preprocess: Any = None,
     allow: Collection[str] = (),
     apply: Sequence[str] = (),
@@ -420,7 +421,8 @@ def port(
 ) -> Ported:
     """Rewrite, prove, quantize and emit in one go. The bundle is None when the rewritten model is not legal or not
     equal:
-    nothing is written then, and the first result says what is left.
+    nothing is written then, and the first result says what is left. ``dtypes`` are widths of the target; without any it
+    is the one that :func:`quantize` takes.
 
     Raises:
         PorterError: as for the single steps.
@@ -429,10 +431,15 @@ def port(
     from porter.files import check_output
     from porter.loading import load
     from porter.quantize.engine import quantize
+    from porter.quantize.scheme import Scheme
 
     say = progress or (lambda _text: None)
     check_output(Path(out), overwrite)
     chosen = _target(target)
+    widths: list[str] = []
+    if calibration is not None:  # a width that the target lacks is told before the work
+        scheme = Scheme.of(chosen)
+        widths = [scheme.width(name).name for name in dtypes or (scheme.default,)]
     graph = load(model, inputs, **loading)
     data = open_data(calibration, graph.inputs, preprocess) if calibration is not None else None
     golden = data.take(2) if data is not None else None
@@ -442,9 +449,9 @@ def port(
     quantized = []
     if data is not None:
         prepared = _quantizable(rewritten.graph, chosen)
-        for dtype in dtypes:
-            count = partial(_say_sample, say, dtype)
-            quantized.append(quantize(prepared, chosen, dtype, data, progress=count))
+        for width in widths:
+            count = partial(_say_sample, say, width)
+            quantized.append(quantize(prepared, chosen, width, data, progress=count))
     say("writing the bundle")
     # The rewrite has just shown that every op is legal: force saves judging them all again.
     bundle = emit(rewritten.graph, chosen, out, quantized=quantized, rewritten=rewritten,

@@ -24,7 +24,6 @@ __all__ = [
     "Calibration",
     "Container",
     "Data",
-    "Dtype",
     "ExplainPlan",
     "Factory",
     "FactoryArgs",
@@ -39,6 +38,7 @@ __all__ = [
     "Preprocess",
     "RunPickled",
     "TargetName",
+    "Widths",
     "console",
     "counter",
     "files",
@@ -53,13 +53,6 @@ class Format(StrEnum):
 
     text = "text"
     json = "json"
-
-
-class Dtype(StrEnum):
-    """Quantized dtypes."""
-
-    int16 = "int16"
-    int8 = "int8"
 
 
 class Container(StrEnum):
@@ -117,6 +110,14 @@ Calibration = Annotated[
 OptionalCalibration = Annotated[
     str | None, typer.Option("--calibration", "-c", help="Data to quantize with; float weights only without it.")
 ]
+Widths = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dtype",
+        help="A width of the target to quantize to, such as int8; repeatable; default: int16, or its first.",
+        show_default=False,
+    ),
+]
 Preprocess = Annotated[
     Path | None, typer.Option("--preprocess", help="A .toml: how an image becomes an input (resize, mean, ...).")
 ]
@@ -141,7 +142,7 @@ def files(*named: str | None) -> list[str]:
     return [name for name in named if name is not None]
 
 
-def need_data(dtype: list[Dtype] | None, calibration: str | None) -> None:
+def need_data(dtype: list[str] | None, calibration: str | None) -> None:
     if dtype and calibration is None:
         raise PorterError("PT519", "quantized weights need data", "--dtype", "Add --calibration DATA.")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -15,7 +16,6 @@ from porter.cli.options import (
     Batch,
     Container,
     Data,
-    Dtype,
     ExplainPlan,
     Factory,
     FactoryArgs,
@@ -30,6 +30,7 @@ from porter.cli.options import (
     Preprocess,
     RunPickled,
     TargetName,
+    Widths,
     console,
     files,
     loading,
@@ -236,7 +237,7 @@ def emit(
     model_arg: FactoryArgs = None,
     input_: Inputs = None,
     calibration: OptionalCalibration = None,
-    dtype: Annotated[list[Dtype] | None, typer.Option("--dtype", help="Quantized weights to add; repeatable.")] = None,
+    dtype: Widths = None,
     preprocess: Preprocess = None,
     data: Data = None,
     build: Annotated[bool, typer.Option("--build", help="Run the vendor's compiler too, if it is installed.")] = False,
@@ -267,10 +268,11 @@ def emit(
         graph = load(model, input_, **loading(factory, model_arg, run_pickled_code))
         quantized: list[Quantized] = []
         if calibration is not None:
-            for width in dtype or [Dtype.int16]:
-                say(f"quantizing to {width.value}")
+            widths: Sequence[str | None] = dtype or [None]
+            for width in widths:
+                say(f"quantizing to {width}" if width else "quantizing")
                 quantized.append(
-                    api.quantize(graph, chosen, calibration, dtype=width.value, preprocess=preprocess, force=force)
+                    api.quantize(graph, chosen, calibration, dtype=width, preprocess=preprocess, force=force)
                 )
         say("writing the bundle, and compiling it" if build else "writing the bundle")
         bundle = api.emit(
@@ -303,7 +305,7 @@ def port(
     input_: Inputs = None,
     batch: Batch = None,
     calibration: OptionalCalibration = None,
-    dtype: Annotated[list[Dtype] | None, typer.Option("--dtype", help="Default int16; repeatable.")] = None,
+    dtype: Widths = None,
     preprocess: Preprocess = None,
     allow: Allow = None,
     apply: Apply = None,
@@ -322,7 +324,7 @@ def port(
     chosen = Target.load(target)
     with progress() as say:
         ported = api.port(
-            model, chosen, calibration, output, input_, dtypes=[d.value for d in dtype or [Dtype.int16]],
+            model, chosen, calibration, output, input_, dtypes=dtype or (),
             preprocess=preprocess, allow=allow or (), apply=apply or (), overwrite=overwrite, progress=say,
             **loading(factory, model_arg, run_pickled_code, batch),
         )  # fmt: skip

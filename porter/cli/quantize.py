@@ -46,9 +46,13 @@ def quantize(
     calibration: Calibration,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)],
     dtype: Annotated[
-        str,
-        typer.Option("--dtype", help="Width of weights and activations: int8, int16, another of the target's, auto."),
-    ] = "int16",
+        str | None,
+        typer.Option(
+            "--dtype",
+            help="Width of weights and activations: int8, int16, another of the target's, or auto; "
+            "default: int16, or the first that the target has.",
+        ),
+    ] = None,
     model: Model = None,
     factory: Factory = None,
     model_arg: FactoryArgs = None,

@@ -24,6 +24,8 @@ __all__ = ["compare", "judge_outputs", "notes"]
 
 #: A layer with an SQNR under this has an error of more than 30 % of its output, all by itself.
 _WEAK_DB = 10.0
+#: What helps a column that shares its scale with larger ones.
+_APART = "Use 16 bits where the target has them, or quantize before the columns are joined (see PT409)."
 
 
 def compare(
@@ -139,7 +141,7 @@ def judge_outputs(report: QuantizationReport) -> list[Finding]:
                     f"output {output.name}: column {_some(output.dead)} of axis {output.columns.axis} is constant "
                     "after quantization and varies in the float model (the cosine of the whole output is "
                     f"{output.error.cosine:.6f})",
-                    Origin(), "Use int16, or quantize before the columns are joined (see PT409).", output.name,
+                    Origin(), _APART, output.name,
                 )
             )  # fmt: skip
         if output.lost:
@@ -150,7 +152,7 @@ def judge_outputs(report: QuantizationReport) -> list[Finding]:
                     f"output {output.name}: column {_some(output.lost)} of axis {output.columns.axis} is mostly "
                     f"noise after quantization (SQNR {worst:.1f} dB), which the {output.error.sqnr:.1f} dB of the "
                     "whole output hides",
-                    Origin(), "Use int16, or quantize before the columns are joined (see PT409).", output.name,
+                    Origin(), _APART, output.name,
                 )
             )  # fmt: skip
         if output.hidden:
@@ -160,7 +162,7 @@ def judge_outputs(report: QuantizationReport) -> list[Finding]:
                     "PT417", "warning",
                     f"output {output.name}: column {_some(output.hidden)} of axis {output.columns.axis} has an SQNR of "
                     f"{worst:.1f} dB, which the {output.error.sqnr:.1f} dB of the whole output hides",
-                    Origin(), "Use int16, or another observer.", output.name,
+                    Origin(), "Use 16 bits where the target has them, or another observer.", output.name,
                 )
             )  # fmt: skip
     poor = [output for output in report.outputs if report.compared and output.error.sqnr < _WEAK_DB]

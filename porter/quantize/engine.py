@@ -102,7 +102,7 @@ class Quantized:
 def quantize(
     graph: Graph,
     target: Target,
-    dtype: str = "int16",
+    dtype: str | None = None,
     data: Data | Iterable[Any] = (),
     *,
     observer: str | None = None,
@@ -130,7 +130,8 @@ def quantize(
         graph: float32, static shapes; it is not changed.
         target: its ``[quantization]`` says which ops are quantized, and how.
         dtype: a width that the target has (``"int16"``, ``"int8"``, ``"w8a16"``), or ``"auto"``: the cheapest width of
-            each layer with which the model meets ``min_sqnr``, or ``max_drop`` with ``metric``.
+            each layer with which the model meets ``min_sqnr``, or ``max_drop`` with ``metric``. Default:
+            :attr:`porter.quantize.scheme.Scheme.default`.
         data: samples (:func:`porter.data.open_data`).
         observer: of activations, with its settings: ``min_max``, ``percentile(99.9)``; see
             :func:`porter.quantize.observers.make_observer`; default: as the target says. Weights take their extremes.
@@ -163,6 +164,7 @@ def quantize(
             another model or device; PT461 or PT462 mixed precision; PT453 passes together with encodings.
     """
     scheme = Scheme.of(target, scale_rule=scale_rule, per_channel=per_channel)
+    dtype = dtype or scheme.default
     findings: list[Finding] = []
     pinned = {**dict.fromkeys(skip, FLOAT), **(pins or {})}
     observer = observer or scheme.table.observer

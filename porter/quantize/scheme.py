@@ -148,6 +148,11 @@ class Scheme:
             )
         return self.width(found.name)
 
+    @property
+    def default(self) -> str:
+        """The name of the width that is taken where the user does not say: int16, or the first that the target has."""
+        return "int16" if "int16" in self.widths else next(iter(self.widths), "int8")
+
     def fits(self, kind: str, width: Width) -> bool:
         """Whether the device computes ``kind`` in integers with activations of this width."""
         forms = self.forms.get(kind)
