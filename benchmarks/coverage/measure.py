@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model through check, rewrite and, where something stays illegal, partition, for every target in turn; runs in a
+process of its own:
+
+    python -m benchmarks.coverage.measure MODEL.onnx TARGET ...
+
+It prints one line of JSON before and one after each target, so that whoever started it knows where it died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from porter import api
+from porter.data import random_inputs
+from porter.dialects.onnx import OnnxGraph
+from porter.errors import PorterError
+from porter.findings import Outlook, Report
+from porter.loading import load
+from porter.ops import Array
+from porter.partition import partition
+from porter.partition.run_pipeline import Pipeline
+from porter.verify import Evidence, compare, verify
+
+__all__ = ["TOLERANCE", "Row", "main"]
+
+#: The largest difference of an output, as a share of its range.
+TOLERANCE = 1e-4
+#: Seed of the inputs that porter proves on, and of those that onnxruntime is given afterwards.
+PROOF, FRESH = 0, 7
+#: Bytes of address space that a process may take.
+MEMORY = 10 * 2**30
+
+
+@dataclass
+class Row:
+    """A model on a target.
+
+    ``state``: "as is", "rewritten", "partitioned" or "failed". ``said``: what ``check`` had said it would become.
+    ``host``: ops on the host. ``left``: what stayed illegal, as "kind: reason" with counts. ``proof`` and ``fresh``:
+    the largest difference in porter's own proof and in onnxruntime's run on other inputs, as a share of the output's
+    range; ``parts``: only each segment by itself was equal, as a selection turned on a rounding. ``cause``: of a
+    failure. ``seconds``: of processor time.
+    """
+
+    model: str
+    target: str
+    state: str = "failed"
+    said: str = ""
+    ops: int = 0
+    rewrites: int = 0
+    host: int = 0
+    segments: int = 0
+    crossings: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+    proof: float | None = None
+    fresh: float | None = None
+    parts: bool = False
+    cause: str = ""
+    seconds: float = 0.0
+
+
+class Wrong(Exception):
+    """Another output than the model's."""
+
+
+Outputs = dict[str, Array]
+
+
+class Model:
+    """A model file, its graph, and what is known of the graphs made of it so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.graph = path, load(path)
+        assert isinstance(self.graph, OnnxGraph)
+        self.session = _session(str(path))
+        self.feeds = [
+            dict(zip((v.name for v in self.graph.inputs), item, strict=True))
+            for item in random_inputs(self.graph.inputs, 2, FRESH)
+        ]
+        self.wanted = [_run(self.session, feeds) for feeds in self.feeds]
+        self.proved: dict[str, tuple[float, float]] = {}
+
+    def fresh(self, run: Callable[[Outputs], Outputs]) -> float:
+        """The largest difference of ``run`` on inputs that the proof did not see."""
+        worst = 0.0
+        for feeds, wanted in zip(self.feeds, self.wanted, strict=True):
+            got = run(feeds)
+            for name, reference in wanted.items():
+                if reference.shape != got[name].shape or reference.dtype != got[name].dtype:
+                    raise Wrong(f"{name} is {got[name].dtype}{got[name].shape}, not {reference.dtype}{reference.shape}")
+                error = compare(name, reference, got[name])
+                if not error.within(TOLERANCE):
+                    raise Wrong(
+                        f"{name} differs by {error.relative:.3g} of its range, {error.mismatched} not finite alike"
+                    )
+                worst = max(worst, error.relative)
+        return worst
+
+
+def _session(model: str | bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: onnxruntime.InferenceSession, feeds: Outputs) -> Outputs:
+    names = [value.name for value in session.get_outputs()]
+    wanted = {value.name for value in session.get_inputs()}
+    return dict(zip(names, session.run(names, {k: v for k, v in feeds.items() if k in wanted}), strict=True))
+
+
+def measure(model: Model, target: str) -> Row:
+    """Never raises: what goes wrong is the row's ``cause``."""
+    row = Row(model.path.stem, target)
+    began = time.process_time()
+    try:
+        report = api.check(model.graph, target)
+        assert report.outlook is not None
+        row.said = report.outlook.answer
+        made = api.rewrite(model.graph, target, verify=False)
+        row.ops, row.rewrites = made.ledger.ops, len(made.ledger.entries)
+        row.left = left_over(made.report)
+        if made.report.ok:
+            row.host = (made.report.outlook or Outlook("as is")).host
+            row.proof, row.fresh = _prove(model, made.graph)
+            row.state = "as is" if report.ok else "rewritten"
+        else:
+            _divide(model, target, row)
+        promised = {"as is": "as is", "rewrite": "rewritten", "partition": "partitioned"}.get(row.said, "failed")
+        if promised != row.state:
+            row.cause = f"check had said {row.said}"
+    except Wrong as error:
+        row.cause = f"wrong: {error}"
+    except PorterError as error:
+        row.cause = f"{error.code}: {error.message}"
+    except Exception as error:
+        frames = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[-3:]]
+        row.cause = f"crash: {type(error).__name__}: {str(error)[:300]} ({', '.join(frames)})"
+    row.seconds = round(time.process_time() - began, 2)
+    return row
+
+
+def left_over(report: Report) -> dict[str, int]:
+    """What a report still has against a model, ops of the target's own host aside, with how often."""
+    found = Counter(
+        f"{finding.kind or 'the model'}: {_first(finding.message)}"
+        for finding in report.findings
+        if finding.severity != "note"
+    )
+    return dict(found.most_common())
+
+
+def _first(message: str) -> str:
+    """The first of several reasons, without its source."""
+    return message.partition("]; ")[0].partition(" [")[0][:200]
+
+
+def _prove(model: Model, graph: Any) -> tuple[float, float]:
+    """porter's comparison and the independent one, once for equal graphs."""
+    proto = graph.to_proto()
+    data = proto.SerializeToString(deterministic=True)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest not in model.proved:
+        evidence = verify(model.graph, graph, random_inputs(model.graph.inputs, 2, PROOF), (), TOLERANCE)
+        if not evidence.ok:
+            raise Wrong(_differs(evidence))
+        session = _session(data)
+        model.proved[digest] = evidence.worst.relative, model.fresh(lambda feeds: _run(session, feeds))
+    return model.proved[digest]
+
+
+def _differs(evidence: Evidence) -> str:
+    worst = evidence.worst
+    return f"porter's own proof: {worst.name} differs by {worst.relative:.3g} of its range, {worst.mismatched} not alike"
+
+
+def _divide(model: Model, target: str, row: Row) -> None:
+    made = partition(model.graph, target, samples=2, seed=PROOF, tolerance=TOLERANCE)
+    row.segments, row.crossings = len(made.split.segments), len(made.split.crossings)
+    row.host = sum(len(segment.ops) for segment in made.split.segments if segment.device == "host")
+    assert made.evidence is not None
+    if not made.ok:
+        proved = made.evidence.ok or (made.parts is not None and made.parts.ok)
+        if not proved:
+            raise Wrong(_differs(made.evidence))
+        row.cause = "; ".join(f"{f.code}: {f.message}" for f in made.findings if f.severity == "error")
+        return
+    row.proof, row.parts = made.evidence.worst.relative, not made.evidence.ok
+    with tempfile.TemporaryDirectory() as folder:
+        made.save(folder, overwrite=True)
+        pipeline = Pipeline.load(folder)
+        try:
+            row.fresh = model.fresh(pipeline.run)
+        except Wrong:
+            if not row.parts:
+                raise
+    row.state = "partitioned"
+
+
+def main(args: Sequence[str]) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    path, *targets = args
+    model = Model(Path(path))
+    for target in targets:
+        print(json.dumps({"begins": target}), flush=True)
+        print(json.dumps(asdict(measure(model, target))), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
