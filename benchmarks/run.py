@@ -5,8 +5,9 @@
 
 Every figure is of a whole process, start-up included: wall seconds (median, least and most of the rounds) and peak
 resident memory (at least this script's own, about 40 MB). The contenders take turns within a round, so that a machine
-that slows down slows all of them. The models are made here: a chain of 30,000 SiLU nodes (ONNX Swish, opset 24), a
-2.8 GB model with external data, and YOLOX-s at 640 as the torch exporter writes it. The peers do what they are made
+that slows down slows all of them. The models are made here: a chain of 30,000 SiLU nodes (ONNX Swish, opset 24), chains
+of 1,000 to 8,000 of them, whose seconds must grow no faster than their nodes, a 2.8 GB model with external data, and
+YOLOX-s at 640 as the torch exporter writes it. The peers do what they are made
 for, on the same files: onnxsim and OnnxSlim simplify, onnxscript rewrites Swish to x * sigmoid(x) by a pattern rule,
 which is the rewrite that porter makes.
 """
@@ -160,6 +161,14 @@ def contenders(case: str, folder: Path) -> list[Contender]:
             Contender("python -c 'import onnx'", [*python, "import onnx"]),
             Contender("python -c 'import onnxsim'", [*python, "import onnxsim"]),
         ]
+    if case == "growth":
+        made = []
+        for nodes in (1000, 2000, 4000, 8000):
+            place = folder / str(nodes)
+            place.mkdir()
+            rewrite = [PORTER, "rewrite", "--target", "mlu270", str(chain(place, nodes)), "--overwrite", "--no-verify"]
+            made.append(Contender(f"porter, {nodes} nodes", [*rewrite, "-o", str(place / "out.onnx")]))
+        return made
     model = str({"yolox": yolox, "chain": chain, "big": big}[case](folder))
     rewrite = [PORTER, "rewrite", "--target", "mlu270", model, "--overwrite"]
     check = Contender("porter check", [PORTER, "check", "--target", "mlu270", model], (0, 1))
@@ -184,6 +193,7 @@ CASES: dict[str, str] = {
     "start": "start-up",
     "yolox": "YOLOX-s, 640 x 640",
     "chain": "30,000 SiLU nodes",
+    "growth": "1,000 to 8,000 SiLU nodes",
     "big": "2.8 GB, external data",
 }
 

@@ -3,13 +3,14 @@
 
 Of the rules that make an op legal the planner takes the one with the strongest claim; among equals the one whose ops
 take the least time by the target's own rates (:mod:`porter.prices`), then the fewest ops, then the shortest chain of
-rules. Whether a rule applies is asked once an op, so that a plan is linear in the size of the graph.
+rules. Whether a rule applies is asked once an op, so that a plan is linear in the size of the graph; and not even that
+for ops that differ in names only (see :mod:`porter.replaying`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from porter.latency import tensor_bytes
 from porter.ops import Op, Value
 from porter.prices import Price, Prices
 from porter.registry import rules, rules_for
+from porter.replaying import Replay, signature
 from porter.rewrite import CLAIMS, Claim, Fragment, NoPattern, NotApplicable, Rule
 from porter.target import Judgement, Target
 
@@ -81,6 +83,24 @@ class _View:
         for value in fragment.results:
             uses[value.name] = uses.get(value.name, 0) + 1
         return _View(self._graph, producers, uses, self)
+
+
+class _Watch(_View):
+    """The surroundings of one op, which remember whether a rule looked at them."""
+
+    __slots__ = ("asked",)
+
+    def __init__(self, view: _View) -> None:
+        super().__init__(view._graph, {}, {}, view)
+        self.asked = False
+
+    def producer(self, value: Value) -> Op | None:
+        self.asked = True
+        return super().producer(value)
+
+    def uses(self, value: Value) -> int:
+        self.asked = True
+        return super().uses(value)
 
 
 class _Offer:
@@ -200,18 +220,22 @@ class Planner:
         self._graph, self._target, self._allow, self._round = graph, target, frozenset(allow), round_
         self._tried, self._explain, self._given = tried, explain, given
         self._prices = Prices.of_target(target)
-        self._judged: dict[Any, Judgement] = {}
+        self._judged: dict[Hashable, Judgement] = {}
         self._held: dict[Any, tuple[Op, ...]] = {}
         self._folded: dict[str, Value] = {}
+        self._replays: dict[Hashable, tuple[Planned, Replay]] = {}
+        #: The values that rules were applied to.
+        self._touched = {value for value, _, _ in tried}
 
     def plan(self) -> list[Planned]:
         ops = self._graph.ops()
-        judged = [self._judge(op) for op in ops]
+        keys = [signature(op) for op in ops]
+        judged = [self._judge(op, key) for op, key in zip(ops, keys, strict=True)]
         fold = self._fold(ops, judged)
-        visible = [self._with_constants(op, self._folded) for op in ops]
+        visible = [self._with_constants(op, self._folded) for op in ops] if self._folded else ops
         view = _View(self._graph, {out.name: op for op in visible for out in op.outputs}, self._graph.uses())
         planned = []
-        for op, seen, said in zip(ops, visible, judged, strict=True):
+        for op, seen, said, key in zip(ops, visible, judged, keys, strict=True):
             if op.outputs[0].name in fold:
                 why = fold[op.outputs[0].name]
                 texts, codes = (_texts(said), _codes(said)) if said.reasons else ((why,) if why else (), ())
@@ -220,6 +244,8 @@ class Planner:
             now = said if seen is op else self._judge(seen)
             if now.verdict == "native":
                 planned.append(Planned(op, "native"))
+            elif seen is op and key is not None and not op.origin.rules and op.outputs[0].name not in self._touched:
+                planned.append(self._plan_alike(op, key, now, view))
             else:
                 plan = self._plan_op(seen, now, view, 0, frozenset())
                 plan.op = op
@@ -227,8 +253,26 @@ class Planner:
         self._fuse(visible, planned, view)
         return planned
 
+    def _plan_alike(self, op: Op, key: Hashable, judged: Judgement, view: _View) -> Planned:
+        """The plan of an op that no rule touched yet: that of an earlier one with this signature, if rules looked at
+        nothing else."""
+        known = self._replays.get(key)
+        if known is not None:
+            first, replay = known
+            made = replay.fragment(op, self._prefix(op))
+            return Planned(op, "rewrite", first.reasons, first.codes, first.rules, made)
+        watch = _Watch(view)
+        plan = self._plan_op(op, judged, watch, 0, frozenset())
+        if plan.fragment is not None and not watch.asked and not self._explain:
+            recipe = Replay.of(op, plan.fragment, self._prefix(op))
+            if recipe is not None:
+                self._replays[key] = plan, recipe
+        return plan
+
     def _fuse(self, visible: Sequence[Op], planned: Sequence[Planned], view: _View) -> None:
         """Let rules that fuse take in the illegal ops above legal ones (see :mod:`porter.fusing`)."""
+        if all(p.verdict in ("native", "fold") for p in planned):
+            return
         numbers = _numbers(visible)
         if numbers:
             visible = [self._with_constants(op, numbers) for op in visible]
@@ -317,12 +361,9 @@ class Planner:
         """
         constant: dict[str, Op] = {}
         for op in ops:
-            known = (
-                op.kind not in _NEVER_CONSTANT
-                and op.outputs[0].name not in failed
-                and (op.kind in _SHAPE_ONLY or all(v.is_const or v.name in constant for v in op.operands))
-            )
-            if known and all(_fits(out) for out in op.outputs):
+            if op.kind not in _SHAPE_ONLY and not _follows_from(constant, op):
+                continue
+            if op.kind not in _NEVER_CONSTANT and op.outputs[0].name not in failed and all(map(_fits, op.outputs)):
                 constant.update((out.name, op) for out in op.outputs)
         if not constant:
             return {}
@@ -370,24 +411,14 @@ class Planner:
 
     # -- legality ----------------------------------------------------------------------------------
 
-    def _judge(self, op: Op) -> Judgement:
-        # Judging reads shapes, dtypes and attributes; values only of constants. Long chains repeat the same op.
-        key: list[Any] = [op.kind, *op.attrs.items()]
-        for value in op.inputs:
-            if value is None:
-                key.append(None)
-            elif value.is_const:
-                return self._target.judge(op)
-            else:
-                key += (value.shape, value.dtype)
-        for value in op.outputs:
-            key += (value.shape, value.dtype)
-        try:
-            found = self._judged.get(tuple(key))
-        except TypeError:  # an unhashable attribute
+    def _judge(self, op: Op, key: Hashable | None = None) -> Judgement:
+        """The target's judgement; asked once for all ops that differ in names only (``key``: their signature)."""
+        key = key or signature(op)
+        if key is None:
             return self._target.judge(op)
+        found = self._judged.get(key)
         if found is None:
-            found = self._judged[tuple(key)] = self._target.judge(op)
+            found = self._judged[key] = self._target.judge(op)
         return found
 
     def _prefix(self, op: Op) -> str:
@@ -476,6 +507,11 @@ class Planner:
             return (), fragment
         results = tuple(now.get(v.name, v) for v in fragment.results)
         return tuple(used.values()), Fragment(ops, results, fragment.merged)
+
+
+def _follows_from(constant: Collection[str], op: Op) -> bool:
+    """Whether every operand is a constant or one of these."""
+    return not any(v is not None and not v.is_const and v.name not in constant for v in op.inputs)
 
 
 def _numbers(ops: Sequence[Op]) -> dict[str, Value]:

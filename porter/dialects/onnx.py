@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import prod
@@ -46,6 +47,7 @@ from porter.dialects.onnx_proto import (
 )
 from porter.dialects.onnx_read import InputSpecs, Model, read_model, type_proto
 from porter.dialects.onnx_run import LARGE, Session
+from porter.dialects.onnx_stream import Blocks, bindable, blocks, stream
 from porter.errors import PorterError
 from porter.feeds import check_inputs
 from porter.findings import Finding
@@ -87,6 +89,7 @@ class OnnxGraph(Graph):
         self._lifted: dict[int, Op] = {}
         self._ops: list[Op] | None = None
         self._sessions: dict[tuple[bool, tuple[str, ...]], Session] = {}
+        self._blocks: dict[tuple[str, ...], Blocks | None] = {}
         self._applied: dict[tuple[Any, ...], Session] = {}
         self.inputs = [self._value(name) for name in model.inputs]
         self.outputs = [self._value(name) for name in model.outputs]
@@ -155,13 +158,13 @@ class OnnxGraph(Graph):
         return found
 
     def _lift(self, node: Node) -> Op:
-        value = self._value
+        value, known = self._value, self._values
         origin = node.origin
         if origin is None:
             origin = node.origin = onnx_origin.read(node.proto)
         outs = tuple([value(name) for name in node.outs if name])
         if not node.domain and node.op in SAME:
-            operands = tuple([value(n) if n else None for n in node.ins])
+            operands = tuple([known.get(n) or value(n) if n else None for n in node.ins])
             return Op(SAME[node.op], operands, outs, {}, node.name, origin, node)
         ins = [value(n) if n else None for n in node.ins]
         try:
@@ -198,14 +201,9 @@ class OnnxGraph(Graph):
     def uses(self) -> dict[str, int]:
         """How many times each value is read: by nodes (operands that the vocabulary makes attributes count too), by
         their sub-graphs, and as a graph output."""
-        count: dict[str, int] = {}
-        for node in self._model.nodes:
-            for name in node.ins:
-                count[name] = count.get(name, 0) + 1
-            for name in node.caps:
-                count[name] = count.get(name, 0) + 1
-        for name in self._model.outputs:
-            count[name] = count.get(name, 0) + 1
+        nodes = self._model.nodes
+        read = itertools.chain.from_iterable
+        count = Counter(itertools.chain(read(n.ins for n in nodes), read(n.caps for n in nodes), self._model.outputs))
         count.pop("", None)
         return count
 
@@ -294,6 +292,7 @@ class OnnxGraph(Graph):
         self._lifted = kept
         self._ops = None
         self._sessions = {}
+        self._blocks = {}
         self._applied = {}
         self.inputs = [self._value(name) for name in model.inputs]
         self.outputs = [self._value(name) for name in model.outputs]
@@ -405,6 +404,31 @@ class OnnxGraph(Graph):
         ready.update(zip(computed, session.run(feeds, computed), strict=True))
         return [ready[name] for name in names]
 
+    def stream(self, taps: Sequence[str]) -> Callable[[Sequence[Array]], list[Array]]:
+        """See :meth:`Graph.stream`; the first sample is run twice, where values come in blocks, to prove them."""
+        by_name = {value.name: value for op in self.ops() for value in op.outputs}
+        names = [*self._model.outputs, *taps]
+        values = [by_name[name] for name in names if name in by_name]
+        bound: Callable[[Mapping[str, Array]], list[Array]] | None = None
+        once = tuple(dict.fromkeys(names))
+
+        def run(item: Sequence[Array]) -> list[Array]:
+            nonlocal bound
+            if bound is None and len(values) == len(names) and bindable(values):
+                feeds = check_inputs(item, self.inputs, self.source)
+                if once not in self._blocks:
+                    inner = [name for name in once if name not in self._model.outputs]
+                    proto, fed = self._tapped(inner)
+                    self._blocks[once] = None if fed else blocks(proto, self._model.folder, once, feeds)
+                found = self._blocks[once]
+                if found is not None:
+                    bound = stream(found, self.inputs, values, self.source)
+            if bound is None:
+                return self.run(item, taps, fast=True)
+            return bound(check_inputs(item, self.inputs, self.source))
+
+        return run
+
     def apply(self, op: Op, operands: Sequence[Array | None]) -> list[Array]:
         """See :meth:`Graph.apply`: the op's own node in onnxruntime.
 
@@ -441,6 +465,11 @@ class OnnxGraph(Graph):
         return data
 
     def _session(self, taps: Sequence[str], fast: bool) -> Session:
+        proto, fed = self._tapped(taps)
+        return Session(proto, self._model.folder, fed, self.source, fast)
+
+    def _tapped(self, taps: Sequence[str]) -> tuple[ModelProto, dict[str, Array]]:
+        """The model with more outputs, and the constants that must be fed to it."""
         fed: dict[str, Array] = {}
         if sum(nbytes(t.dims, t.data_type) for t in self._model.tensors.values() if not external(t)) > _INSIDE:
             for name, tensor in self._model.tensors.items():
@@ -455,7 +484,7 @@ class OnnxGraph(Graph):
             if kind[1] is not None:
                 value.type.CopyFrom(type_proto(kind))
             proto.graph.output.append(value)
-        return Session(proto, self._model.folder, fed, self.source, fast)
+        return proto, fed
 
     # -- copying and saving ------------------------------------------------------------------------
 
@@ -523,6 +552,7 @@ class OnnxGraph(Graph):
         twin._lifted = dict(self._lifted)
         twin._ops = None
         twin._sessions = {}
+        twin._blocks = {}
         twin._applied = {}
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         return twin

@@ -22,8 +22,9 @@ class _HasJson(Protocol):
 
 
 def to_json(report: _HasJson) -> str:
-    """A report, ledger or evidence as indented JSON text; infinities and NaN become null."""
-    return json.dumps(_finite(report.to_json()), indent=2)
+    """A report, ledger or evidence as JSON text, a line for each key and each item of a list; infinities and NaN become
+    null."""
+    return _text(report.to_json())
 
 
 def gate_to_json(gate: Gate, _context: Context) -> str:
@@ -36,7 +37,7 @@ def gate_to_json(gate: Gate, _context: Context) -> str:
             "known": gate.count("known"),
             "gone": len(gate.gone),
         }
-    return json.dumps(_finite(data), indent=2)
+    return _text(data)
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -44,6 +45,27 @@ def schema(name: str) -> dict[str, Any]:
     page = resources.files("porter.report").joinpath("schema", f"{name}.schema.json")
     found: dict[str, Any] = json.loads(page.read_text(encoding="utf-8"))
     return found
+
+
+def _text(data: dict[str, Any]) -> str:
+    """Lines are for people and for diff; json's own indentation is written in Python, ten times as slow."""
+    return "{\n" + ",\n".join(f"  {json.dumps(str(key))}: {_member(value)}" for key, value in data.items()) + "\n}"
+
+
+def _member(value: Any) -> str:
+    if not (isinstance(value, (list, tuple)) and value):
+        return _line(value)
+    return "[\n" + ",\n".join(f"    {_line(item)}" for item in value) + "\n  ]"
+
+
+def _line(value: Any) -> str:
+    try:
+        return _strict(value)
+    except ValueError:  # a number that JSON has not
+        return _strict(_finite(value))
+
+
+_strict = json.JSONEncoder(allow_nan=False).encode
 
 
 def _finite(data: Any) -> Any:
