@@ -234,7 +234,8 @@ def extreme_to_negated(b: Builder, op: Op) -> Any:
     x, y = op.operands
     need_float(x, y)
     other = "minimum" if op.kind == "maximum" else "maximum"
-    return b.mul(b.op(other, (b.mul(x, -1), b.mul(y, -1)))[0], -1)
+    turned = [b.const(-v.numpy()) if v.is_const else b.mul(v, -1) for v in (x, y)]
+    return b.mul(b.op(other, turned)[0], -1)
 
 
 @rewrite(

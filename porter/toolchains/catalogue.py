@@ -125,6 +125,7 @@ def _specs() -> Iterator[Spec]:
             (
                 Choice("in1_const and in1_elements == 1", {"constants": ()}),
                 Choice("in1_const and broadcast_axes == () and in1_elements > 1", {"constants": (1, 8, 1, 1)}),
+                Choice("in1_const and in1_rank == 2", {"constants": (12, 20)}),
                 Choice("not in1_const and in1_elements != elements", {"y": (1, 8, 1, 1)}),
                 Choice("in1_broadcast_axes == (1,)", {"y": (1, 1, 12, 20)}),
                 *_ranks(2, 3, 5),
@@ -157,6 +158,8 @@ def _specs() -> Iterator[Spec]:
         {},
         (
             Choice("in1_const", {"constants": True}),
+            Choice("x_const", {"first": True}),
+            Choice("x_const and rank == 2 and in1_rank == 4", {"first": True, "x": (16, 12), "y": make.IMAGE}),
             Choice("rank == 2", {"x": (12, 20), "y": (20, 6)}),
             Choice("rank == 4", {"x": (1, 4, 12, 20), "y": (1, 4, 20, 6)}),
             Choice("in_n > 1", {"x": (2, 12, 20), "y": (2, 20, 6)}),
@@ -347,7 +350,7 @@ def _specs() -> Iterator[Spec]:
             Choice("rank == 5", {"x": make.RANKS[5]}),
         ),
     )
-    yield Spec("stack", make.cat, {"x": make.RANKS[3]})
+    yield Spec("stack", make.stacked)
     yield Spec(
         "split",
         make.unary,

@@ -218,8 +218,11 @@ def linear(kind: str, x: Shape = (4, 20), out: int = 12, bias: bool = True) -> l
     return [made(kind, (tensor(x), _weights((out, x[-1])), biased), {})]
 
 
-def matmul(kind: str, x: Shape = (1, 12, 20), y: Shape = (1, 20, 6), constants: bool = False) -> list[Op]:
-    return [made(kind, (tensor(x), _weights(y, "b") if constants else tensor(y, "b")), {})]
+def matmul(
+    kind: str, x: Shape = (1, 12, 20), y: Shape = (1, 20, 6), constants: bool = False, first: bool = False
+) -> list[Op]:
+    left = _weights(x, "a") if first else tensor(x)
+    return [made(kind, (left, _weights(y, "b") if constants else tensor(y, "b")), {})]
 
 
 def gemm(kind: str, alpha: float = 1.0, beta: float = 1.0, trans_a: bool = False) -> list[Op]:
@@ -238,6 +241,12 @@ def reduce(kind: str, x: Shape = IMAGE, axes: Shape = (2, 3), keepdim: bool = Tr
 
 def cat(kind: str, x: Shape = IMAGE, axis: int = 1, count: int = 2) -> list[Op]:
     return [made(kind, tuple(tensor(x, f"x{i}") for i in range(count)), {"axis": axis})]
+
+
+def stacked(kind: str, x: Shape = RANKS[3], axis: int = 1) -> list[Op]:
+    """Stacks what layers compute: a compiler may take two inputs of the model, seen as another shape, for one tensor."""
+    layers = [made("relu", (tensor(x, f"x{i}"),), {}, f"h{i}") for i in range(2)]
+    return [made(kind, tuple(layer.outputs[0] for layer in layers), {"axis": axis}), *layers]
 
 
 def sliced(kind: str, x: Shape = IMAGE, axis: int = 1, start: int = 0, step: int = 1, length: int = 4) -> list[Op]:

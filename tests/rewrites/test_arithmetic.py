@@ -132,6 +132,8 @@ def test_extremes(kind: str) -> None:
     check("extreme_of_constant_to_clamp", kind, [Const([0.25], "float32"), X])
     check("extreme_to_negated", kind, [X, Y])
     check("extreme_to_negated", kind, [noise(2, 1, 3), noise(4, 1)])
+    # A constant is negated here: what the limits of a device say of a constant must hold for the result too.
+    assert len(check("extreme_to_negated", kind, [X, Const(0.25, "float32")]).ops) == 3
     scale = np.maximum(np.abs(FINITE_X), np.abs(FINITE_Y))
     check("extreme_to_relu", kind, [FINITE_X, FINITE_Y], of=scale)
     check("extreme_to_where", kind, [np.nan_to_num(X), np.nan_to_num(Y)])
