@@ -19,6 +19,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
+from porter.dialects.onnx_ceil import as_inferred
 from porter.dialects.onnx_fold import LIMIT, Constants
 from porter.dialects.onnx_proto import (
     BITS,
@@ -544,6 +545,9 @@ def _whole_graph(model: Model) -> dict[str, TypeProto]:
     partial: dict[str, TypeProto] = {}
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
+        # Each pool that is put right can change the extents before the next.
+        while _ceil_pools(proto, protos, inferred):
+            inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
     # A model that onnx's inference refuses as a whole (C++ raises several kinds) is done node by node.
     except Exception:
         return partial
@@ -562,6 +566,22 @@ def _whole_graph(model: Model) -> dict[str, TypeProto]:
         if found[0] is None:
             partial[name] = proto_type
     return partial
+
+
+def _ceil_pools(proto: ModelProto, given: Sequence[NodeProto], inferred: ModelProto) -> bool:
+    """Put the pools of ``proto`` as onnx infers them right, by the shapes found so far; whether that changed one."""
+    pools = [(i, node) for i, node in enumerate(given) if any(a.name == "ceil_mode" and a.i for a in node.attribute)]
+    if not pools:
+        return False
+    known = (*proto.graph.input, *inferred.graph.value_info, *inferred.graph.output)
+    shapes = {value.name: static_type(value.type)[0] for value in known}
+    changed = False
+    for i, node in pools:
+        right = as_inferred(node, shapes.get(node.input[0]))
+        if right != proto.graph.node[i]:
+            proto.graph.node[i].CopyFrom(right)
+            changed = True
+    return changed
 
 
 def _one_by_one(
@@ -665,7 +685,8 @@ def _node_types(
             if value is not None:
                 data[name] = onnx.numpy_helper.from_array(np.array(value), name)
     try:
-        found = onnx.shape_inference.infer_node_outputs(schema, node.proto, operand_types, data, None, imports)
+        right = as_inferred(node.proto, types.get(node.ins[0], (None, None))[0] if node.ins else None)
+        found = onnx.shape_inference.infer_node_outputs(schema, right, operand_types, data, None, imports)
     except onnx.shape_inference.InferenceError:
         raise
     # The C++ side raises other kinds for a node that breaks its operator's rules; the shape then stays unknown.

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model and one target: check, rewrite (or partition), and every way in which the result could be wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+
+import porter
+from porter.errors import PorterError
+from porter.findings import Report
+from porter.graph import Graph
+from porter.legalize import LedgerEntry
+from porter.target import Target
+from porter.verify import DEFAULT_TOLERANCE, compare
+
+from . import devices
+from .compare import equal, regions, within_bound
+from .program import Array, Program, Var, samples, to_onnx, to_torch_source
+
+__all__ = ["HOWS", "Outcome", "judge", "module_of"]
+
+How = Literal["rewrite", "partition", "approximate", "fold"]
+#: What is done to a model, with how often.
+HOWS: dict[How, float] = {"rewrite": 0.78, "partition": 0.12, "approximate": 0.05, "fold": 0.05}
+_OPTIONAL = ("fold_batch_norm", "focus_to_conv", "merge_reshapes", "slice_before_cat")
+#: "same": as a whole, and in each part. "amplified": in each part; as a whole a comparison or a rank turned a float
+#: rounding into another choice. "skipped": onnxruntime does not run the original. The others are failures.
+Status = Literal["same", "amplified", "skipped", "crash", "mismatch"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a case. ``verdict``: legal, rewritten, left, or partitioned; ``detail``: what is wrong."""
+
+    status: Status
+    detail: str = ""
+    verdict: str = ""
+    rules: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    compared: int = 0
+    bitwise: int = 0
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("crash", "mismatch")
+
+
+class _Wrong(Exception):
+    """The result is not what it should be."""
+
+
+def judge(program: Program, target: str, how: How, seed: int) -> Outcome:
+    """Run one case; ``seed`` is that of the inputs that are compared on. Raises nothing."""
+    outcome = Outcome("same")
+    try:
+        _judge(program, _target(target), how, seed, outcome)
+    except _Wrong as wrong:
+        outcome.status, outcome.detail = "mismatch", str(wrong)
+    except PorterError as refused:
+        outcome.status, outcome.detail = "crash", f"{refused.code} {refused.message}"
+    except Exception as crash:
+        place = traceback.extract_tb(crash.__traceback__)[-1]
+        outcome.status = "crash"
+        outcome.detail = f"{type(crash).__name__} at {Path(place.filename).name}:{place.lineno}: {crash}"[:400]
+    return outcome
+
+
+@cache
+def _target(name: str) -> Target:
+    return devices.target(name)
+
+
+def _judge(program: Program, target: Target, how: How, seed: int, outcome: Outcome) -> None:
+    feeds = samples(program, 2, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        model, wanted = _original(program, feeds, Path(folder), outcome)
+        if wanted is None:
+            return
+        graph = porter.load(model, {v.name: (v.shape, v.dtype) for v in program.inputs})
+        outcome.kinds = tuple(sorted({op.kind for op in graph.ops()}))
+        for feed, want in zip(feeds, wanted, strict=True):
+            _hold("as loaded", program, want, graph.run(feed), 0.0 if program.dialect == "onnx" else DEFAULT_TOLERANCE)
+        if how == "partition":
+            _partition(program, graph, target, feeds, seed, Path(folder), outcome)
+        else:
+            _rewrite(program, graph, target, how, feeds, wanted, Path(folder), outcome)
+
+
+def _original(
+    program: Program, feeds: Sequence[Sequence[Array]], folder: Path, outcome: Outcome
+) -> tuple[Any, list[list[Array]] | None]:
+    """The model, and what its own framework makes of the inputs; None where onnxruntime does not take it."""
+    if program.dialect == "torch":
+        import torch
+
+        path = folder / "model.py"
+        path.write_text(to_torch_source(program), encoding="utf-8")
+        module = module_of(path).net()
+        with torch.no_grad():
+            results = [module(*(torch.from_numpy(a.copy()) for a in feed)) for feed in feeds]
+        return module, [[t.numpy() for t in result] for result in results]
+    model = to_onnx(program)
+    try:
+        return model, [_onnxruntime(model.SerializeToString(), program.inputs, feed) for feed in feeds]
+    except Exception as refused:  # onnxruntime has exceptions of its own for each cause
+        outcome.status, outcome.detail = "skipped", str(refused).strip().splitlines()[0][:200]
+        return model, None
+
+
+def module_of(path: Path) -> Any:
+    """The Python file of a torch model, imported."""
+    spec = importlib.util.spec_from_file_location(f"random_model_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _onnxruntime(model: bytes | str, inputs: Sequence[Var], feed: Sequence[Array]) -> list[Array]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return [np.asarray(a) for a in session.run(None, {v.name: a for v, a in zip(inputs, feed, strict=True)})]
+
+
+def _hold(what: str, program: Program, want: Sequence[Array], got: Sequence[Array], tolerance: float) -> bool:
+    """Whether all is equal bit for bit. Raises ``_Wrong`` where an output is not within ``tolerance`` of its range."""
+    if len(want) != len(got):
+        raise _Wrong(f"{what}: {len(got)} outputs, not {len(want)}")
+    same = True
+    for name, w, g in zip(program.outputs, want, got, strict=True):
+        if equal(w, g):
+            continue
+        same = False
+        if w.shape != g.shape or w.dtype != g.dtype:
+            raise _Wrong(f"{what}: {name} is {g.dtype}{list(g.shape)}, not {w.dtype}{list(w.shape)}")
+        error = compare(name, w, g)
+        if not tolerance or not error.within(tolerance):
+            raise _Wrong(f"{what}: {name} differs by {error.max_abs:.3g} of {error.range:.3g}, "
+                         f"{error.mismatched} not finite in one")  # fmt: skip
+    return same
+
+
+# -- rewrite ---------------------------------------------------------------------------------------
+
+
+def _rewrite(
+    program: Program,
+    graph: Graph,
+    target: Target,
+    how: How,
+    feeds: Sequence[Sequence[Array]],
+    wanted: Sequence[Sequence[Array]],
+    folder: Path,
+    outcome: Outcome,
+) -> None:
+    allow = ("approximate",) if how == "approximate" else ()
+    said = porter.check(graph, target, allow=allow)
+    apply = _OPTIONAL if how == "fold" else ()
+    made = porter.rewrite(graph, target, allow=allow, apply=apply, data=feeds[:1], samples=0)
+    entries = made.ledger.entries
+    outcome.rules = tuple(sorted({rule for entry in entries for rule in entry.rules}))
+    outcome.verdict = _verdict(said, made.report, entries)
+    _keeps_promise(said, made.report, how)
+    bitwise = all(not entry.bound for entry in entries) and made.ledger.opset is None
+    whole = None
+    files = []
+    if program.dialect == "onnx":
+        path = folder / "made.onnx"
+        made.save(path)
+        files = [_onnxruntime(str(path), program.inputs, feed) for feed in feeds]
+    for i, (feed, want) in enumerate(zip(feeds, wanted, strict=True)):
+        got = made.graph.run(feed)
+        if files and not all(map(equal, got, files[i])):
+            raise _Wrong("the file that was written gives other values than the graph in memory")
+        try:
+            close = 0.0 if bitwise and program.dialect == "onnx" else DEFAULT_TOLERANCE
+            outcome.bitwise += _hold("rewritten", program, want, got, close)
+        except _Wrong as wrong:
+            whole = whole or str(wrong)
+        outcome.compared += 1
+    wrong = _regions(graph, made.graph, feeds[0], outcome)
+    if wrong:
+        raise _Wrong(wrong)
+    if how != "approximate" and whole:
+        if bitwise:
+            raise _Wrong(f"every bound is bit-equal, and {whole}")
+        outcome.status, outcome.detail = "amplified", whole
+
+
+def _regions(before: Graph, after: Graph, feed: Sequence[Array], outcome: Outcome) -> str:
+    found = regions(before, after)
+    if not found:
+        return ""
+    values = {v.name: a for v, a in zip(before.inputs, feed, strict=True)}
+    wanted = {name for region in found for name in (region.value, *region.inputs)} - values.keys()
+    taps = sorted(wanted)
+    values |= zip(taps, before.run(feed, taps)[len(before.outputs) :], strict=True)
+    for region in found:
+        operands = [values[name] for name in region.inputs]
+        got = after.part(region.inputs, [region.value]).run(operands)[0]
+        wrong = within_bound(region, values[region.value], got, operands)
+        if wrong:
+            return wrong
+        outcome.compared += 1
+    return ""
+
+
+def _verdict(said: Report, after: Report, entries: Sequence[LedgerEntry]) -> str:
+    if not after.ok:
+        return "left"
+    return "legal as is" if said.ok and not entries else "legal after rewrite"
+
+
+def _keeps_promise(said: Report, after: Report, how: str) -> None:
+    """check must not promise what rewrite does not do."""
+    good = ("native", "fold", "rewrite")
+    hoped = all(op.verdict in good or said.runs_on_host(op) for op in said.ops)
+    model = [f for f in said.findings if not f.kind and f.severity == "error"]
+    if hoped and not model and not after.ok and how != "fold":
+        left = [f"{op.kind} {op.verdict}: {'; '.join(op.reasons)}" for op in after.ops if op.verdict != "native"]
+        codes = [f"{f.code} {f.message}" for f in after.findings if f.severity == "error" and not f.kind]
+        if left or codes:
+            raise _Wrong(f"check said that a rewrite makes it legal; left: {[*left, *codes][:3]}")
+
+
+# -- partition -------------------------------------------------------------------------------------
+
+
+def _partition(
+    program: Program,
+    graph: Graph,
+    target: Target,
+    feeds: Sequence[Sequence[Array]],
+    seed: int,
+    folder: Path,
+    outcome: Outcome,
+) -> None:
+    from porter.partition import Pipeline, partition
+
+    try:
+        made = partition(graph, target, data=feeds[:1], samples=0)
+    except PorterError as refused:
+        if refused.code != "PT752":  # the device would have nothing to do
+            raise
+        outcome.verdict = "nothing for the device"
+        return
+    outcome.rules = tuple(sorted({rule for entry in made.rewritten.ledger.entries for rule in entry.rules}))
+    outcome.verdict = "partitioned"
+    if not made.ok:
+        against = [f"{f.code} {f.message}" for f in made.findings if f.severity == "error"]
+        if not against:
+            assert made.evidence is not None
+            raise _Wrong(f"the proof of the segments fails: {made.evidence.worst.to_json()}")
+        outcome.verdict = "left"
+    whole = made.rewritten.graph
+    names = [v.name for v in whole.inputs]
+    in_memory, written = made.pipeline(), None
+    if all(segment.graph.dialect == "onnx" for segment in made.split.segments):
+        written = Pipeline.load(made.save(folder / "split"))
+    for feed in feeds:
+        given = dict(zip(names, feed, strict=True))
+        want = whole.run(feed)
+        got = [*in_memory.run(given).values()]
+        # The very same nodes: bit for bit, unless the host's part was captured from torch and is ONNX now.
+        outcome.bitwise += _hold("the segments in a row", program, want, got, 0.0 if written and whole.opset else 1e-4)
+        outcome.compared += 1
+        if written is not None:
+            try:  # with the runtime's own fusions
+                _hold("the segments as written", program, want, [*written.run(given).values()], DEFAULT_TOLERANCE)
+            except _Wrong as amplified:
+                outcome.status, outcome.detail = "amplified", str(amplified)
+    wrong = _regions(graph, made.rewritten.graph, feeds[0], outcome)
+    if wrong:
+        raise _Wrong(wrong)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pools with ceil_mode have the shape that onnxruntime gives them, and so has what comes after."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import parser
+
+import porter
+from porter.dialects.onnx import OnnxGraph
+
+
+def load(body: str) -> OnnxGraph:
+    return OnnxGraph.load(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {body}'), source="net")
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pads", "want"),
+    [
+        (6, 2, 3, (0, 0), 2),  # rounding up would start a third window at 6, behind the input
+        (7, 2, 3, (0, 0), 3),  # and here at 6, inside of it
+        (5, 3, 2, (1, 1), 3),
+        (4, 2, 2, (1, 1), 3),
+        (12, 1, 2, (0, 0), 6),
+    ],
+)
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_window_behind_the_input_is_left_out(op, size, kernel, stride, pads, want):
+    attrs = f"kernel_shape = [{kernel}], strides = [{stride}], pads = [{pads[0]}, {pads[1]}], ceil_mode = 1"
+    body = f"g (float[1, 2, {size}] x) => (float[1, 2, N] y) {{ p = {op} <{attrs}> (x) \n y = Relu (p) }}"
+    graph = load(body)
+    assert [v.shape for op in graph.ops() for v in op.outputs] == [(1, 2, want)] * 2
+    assert graph.run([np.ones((1, 2, size), np.float32)])[0].shape == (1, 2, want)
+
+
+def test_pools_in_a_row_and_what_reads_them():
+    """The second one's extent follows from the first's; a slice before it makes the inference go node by node."""
+    pool = "<kernel_shape = [1, 1], strides = [2, 2], ceil_mode = 1>"
+    body = (
+        "g (float[1, 1, 12, 10] x) => (float[M, N] y) { a = MaxPool " + pool + " (x) \n b = AveragePool " + pool
+        + " (a) \n y = Flatten (b) }"
+    )  # fmt: skip
+    graph = load(body)
+    assert [op.outputs[0].shape for op in graph.ops()] == [(1, 1, 6, 5), (1, 1, 3, 3), (1, 9)]
+    x = np.arange(120, dtype=np.float32).reshape(1, 1, 12, 10)
+    np.testing.assert_array_equal(graph.run([x])[0], x[:, :, ::4, ::4].reshape(1, -1))
+    made = porter.rewrite(graph, "mlu270")
+    assert made.evidence is not None and made.evidence.ok
+
+
+def test_without_ceil_mode_nothing_changes():
+    graph = load("g (float[1, 2, 6] x) => (float[1, 2, N] y) { y = MaxPool <kernel_shape = [2], strides = [3]> (x) }")
+    assert graph.outputs[0].shape == (1, 2, 2)
