@@ -86,7 +86,7 @@ def probe(
     """Ask a compiler and write a target file that extends what is known with what was measured.
 
     Args:
-        toolchain: vela, ncnn, nncase, tpu-mlir or esp; it must be installed.
+        toolchain: vela, ncnn, nncase, tpu-mlir, esp or rknn; it must be installed.
         out: the .toml to write; it extends ``target``.
         kinds: kinds of ops to ask about (default: all that porter has cases for).
         target: whose entries are corrected, and whose options the compiler gets (default: the toolchain's first).

@@ -111,7 +111,7 @@ def schema(
 
 @targets.command()
 def probe(
-    toolchain: Annotated[str, typer.Option("--toolchain", help="vela, ncnn, nncase, tpu-mlir or esp.")],
+    toolchain: Annotated[str, typer.Option("--toolchain", help="vela, ncnn, nncase, tpu-mlir, esp or rknn.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .toml to write.", show_default=False)],
     op: Annotated[list[str] | None, typer.Option("--op", help="Ask about this kind only; repeatable.")] = None,
     target: Annotated[str | None, typer.Option("--target", "-t", help="The device whose facts are corrected.")] = None,
@@ -132,7 +132,11 @@ def probe(
 
 @targets.command()
 def install(
-    toolchain: Annotated[str, typer.Argument(help="vela, ncnn, nncase, tpu-mlir or esp.", show_default=False)],
+    toolchain: Annotated[str, typer.Argument(help="vela, ncnn, nncase, tpu-mlir, esp or rknn.", show_default=False)],
+    accept: Annotated[
+        bool,
+        typer.Option("--accept-proprietary-licence", help="Accept the licence of one that is not free software."),
+    ] = False,
 ) -> None:
     """Install a vendor's compiler into an environment of its own, for probe and emit --build."""
     from porter.toolchains.environment import adapter, install, ready
@@ -140,7 +144,7 @@ def install(
     made = adapter(toolchain)
     known = ready(toolchain)
     with progress() as say:
-        place = install(toolchain, say)
+        place = install(toolchain, say, accept_licence=accept)
     console().print(
         f"{made.TITLE} ({made.LICENCE}) {'was there already' if known else 'installed'}: {place}", markup=False
     )

@@ -92,19 +92,7 @@ def can_build(target: Target) -> Path:
         raise PorterError(
             "PT784", f"there is no compiler to run for {target.name}", "--build", f"porter runs {', '.join(COMPILERS)}."
         )
-    name = COMPILERS[framework][0]
-    if name in environment.NAMES:
-        return environment.interpreter(name)
-    python = environment.folder(name) / "bin" / "python"
-    if not python.exists():
-        raise PorterError(
-            "PT781",
-            f"{framework} is not installed, and porter does not install it: its licence is not a free one",
-            str(environment.folder(name)),
-            "If you accept its licence, make a Python 3.10 environment there and install rknn-toolkit2 in it; or copy "
-            "the bundle to where it is and run `python build.py`.",
-        )
-    return python
+    return environment.interpreter(COMPILERS[framework][0])
 
 
 def build(target: Target, folder: Path) -> list[str]:

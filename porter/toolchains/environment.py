@@ -25,6 +25,7 @@ NAMES = {
     "nncase": "nncase",
     "tpu-mlir": "tpu_mlir",
     "esp": "esp",
+    "rknn": "rknn",
 }
 
 _VERSIONS = """
@@ -32,6 +33,9 @@ import json, sys
 from importlib.metadata import version
 print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 """
+
+#: How a user accepts the licence of a toolchain that is not free software.
+_FLAG = " --accept-proprietary-licence"
 
 Say = Callable[[str], None]
 
@@ -71,11 +75,12 @@ def ready(name: str) -> bool:
 def missing(name: str) -> PorterError:
     """What to say where a toolchain is needed that is not installed."""
     made = adapter(name)
+    command = f"porter targets install {name}{_FLAG if hasattr(made, 'PROPRIETARY') else ''}"
     return PorterError(
         "PT781",
         f"the toolchain {made.TITLE} ({made.LICENCE}) is not installed",
         where=str(folder(name)),
-        fix=f"Run `porter targets install {name}`; it makes an environment of its own with "
+        fix=f"Run `{command}`; it makes an environment of its own with "
         f"{', '.join(made.PACKAGES[0])} for Python {' or '.join(made.PYTHONS)}.",
     )
 
@@ -103,16 +108,29 @@ def versions(name: str) -> dict[str, str]:
     return found
 
 
-def install(name: str, say: Say = lambda _text: None) -> Path:
+def install(name: str, say: Say = lambda _text: None, *, accept_licence: bool = False) -> Path:
     """Make the environment, unless it is there; returns its folder. A half-made one is removed.
 
+    Args:
+        name: of the toolchain.
+        say: told of each step.
+        accept_licence: the user accepts the licence of a toolchain that is not free software, by installing it.
+
     Raises:
-        PorterError: PT780 no such toolchain; PT782 no Python that it runs on, or the package index does not give it.
+        PorterError: PT780 no such toolchain; PT782 no Python that it runs on, or the package index does not give it;
+            PT785 its licence is proprietary, and ``accept_licence`` is not given.
     """
     made = adapter(name)
     place = folder(name)
     if ready(name):
         return place
+    if hasattr(made, "PROPRIETARY") and not accept_licence:
+        raise PorterError(
+            "PT785",
+            f"{made.TITLE} is not free software ({made.LICENCE}), and installing it accepts its licence",
+            where=made.PROPRIETARY,
+            fix=f"Read the licence; if you accept it, run `porter targets install {name}{_FLAG}`.",
+        )
     python = find_python(made.PYTHONS)
     if python is None:
         raise PorterError(

@@ -244,7 +244,7 @@ def cat(kind: str, x: Shape = IMAGE, axis: int = 1, count: int = 2) -> list[Op]:
 
 
 def stacked(kind: str, x: Shape = RANKS[3], axis: int = 1) -> list[Op]:
-    """Stacks what layers compute: a compiler may take two inputs of the model, seen as another shape, for one tensor."""
+    """Stacks what layers compute: a compiler may take two inputs of a model, seen in another shape, for one tensor."""
     layers = [made("relu", (tensor(x, f"x{i}"),), {}, f"h{i}") for i in range(2)]
     return [made(kind, tuple(layer.outputs[0] for layer in layers), {"axis": axis}), *layers]
 

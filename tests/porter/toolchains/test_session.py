@@ -94,6 +94,35 @@ def test_errors_say_what_to_do(fake: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "3.10" in error.value.message and not environment.folder("nncase").exists()
 
 
+def test_a_proprietary_compiler_is_installed_for_who_accepts_its_licence(
+    fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "find_python", lambda _wanted: None)
+    with pytest.raises(PorterError, match="PT785") as error:
+        environment.install("rknn")
+    assert "--accept-proprietary-licence" in str(error.value.fix) and not environment.folder("rknn").exists()
+    with pytest.raises(PorterError, match="PT782"):  # it goes on, to look for a Python
+        environment.install("rknn", accept_licence=True)
+    assert "--accept-proprietary-licence" in str(environment.missing("rknn").fix)
+    assert "--accept" not in str(environment.missing("vela").fix)
+    with pytest.raises(PorterError, match="PT780"):
+        Session("rknn", "ethos-u55")
+
+
+def test_the_layers_of_the_report_of_rknn() -> None:
+    from porter.toolchains.rknn import _LAYER
+
+    printed = """D RKNN: [02:35:35.879] ID   OpType    DataType Target InputShape   OutputShape   Cycles  RW(KB)  FullName
+D RKNN: [02:35:35.879] 0    InputOperator  INT8     CPU    \\            (1,3,32,32)   0/0/0    0   InputOperator:in
+D RKNN: [02:35:35.879] 1    Conv           INT8     NPU    (1,3,32,32)  (1,8,32,32)   883/9/9  4   Conv:a
+D RKNN: [02:35:35.880] 5    Reshape        FLOAT16  CPU    (32,8),(3)   (1,32,8)      0/0/0    8   Reshape:y-rs
+D RKNN: [02:35:35.880] 1   Conv    w        INT8      (8,3,3,3)    | 0x00000000 0x00000480 0x00000480
+"""
+    assert _LAYER.findall(printed) == [
+        ("InputOperator", "CPU", "InputOperator:in"), ("Conv", "NPU", "Conv:a"), ("Reshape", "CPU", "Reshape:y-rs")
+    ]  # fmt: skip
+
+
 def test_other_pins_are_another_environment(fake: Path) -> None:
     assert environment.ready("fake")
     mark = environment.folder("fake") / "porter.json"
