@@ -248,7 +248,7 @@ def einsum_to_matmul(b: Builder, op: Op) -> Any:
 
 @rewrite(
     removes="attention",
-    yields=("permute", "matmul", "mul", "add", "where", "softmax"),
+    yields=("permute", "matmul", "mul", "add", "where", "softmax", "gt"),
     claim="bounded",
     error="1e-05 of the largest |value|",
 )
@@ -256,20 +256,48 @@ def attention_to_matmul(b: Builder, op: Op) -> Any:
     """attention(q, k, v) becomes softmax(q @ k.T * scale + mask) @ v.
 
     Formula: Vaswani et al., arXiv:1706.03762, equation 1 (torch.nn.functional.scaled_dot_product_attention):
-    scale is 1 / sqrt(width) unless given; a bool mask hides where it is false, a float mask is added, causal
-    hides the future.
+    scale is 1 / sqrt(width) unless given; a bool mask hides where it is false, a float mask is added, and hides where
+    it is -inf; causal hides the future.
     Example: ``y = attention(q, k, v)`` -> ``y = matmul(softmax(mul(matmul(q, permute(k)), 0.125), axis=3),
     v)``.
-    Bound: 1e-05 of the largest |value| in float32. A row that a bool mask hides whole is 0, as in torch and ONNX; one
-    that a float mask hides with -inf is NaN, as the formula says.
+    Bound: 1e-05 of the largest |value| in float32. A row that is hidden whole is 0, as in torch and ONNX.
     Does not apply: when a shape is unknown.
     """
+    mask = op.inputs[3]
+    added = []
+    if mask is not None and mask.dtype != "bool":
+        added.append(b.const(mask.numpy() != -np.inf) if mask.is_const else b.gt(mask, -np.inf))
+    return _attention(b, op, added)
+
+
+@rewrite(
+    removes="attention",
+    yields=("permute", "matmul", "mul", "add", "where", "softmax"),
+    claim="approximate",
+    error="1e-05 of the largest |value|",
+)
+def attention_to_matmul_unguarded(b: Builder, op: Op) -> Any:
+    """attention(q, k, v) with a float mask of run time becomes softmax(q @ k.T * scale + mask) @ v.
+
+    Formula: that of attention_to_matmul, for devices that cannot compare.
+    Example: ``y = attention(q, k, v, mask)`` -> ``y = matmul(softmax(add(mul(matmul(q, permute(k)), 0.125), mask),
+    axis=3), v)``.
+    Bound: 1e-05 of the largest |value| in float32; but NaN for a row that the mask hides whole with -inf, which is 0 in
+    torch and ONNX. Needs --allow approximate.
+    Does not apply: without a mask, to a bool mask, or a constant one (attention_to_matmul).
+    """
+    mask = op.inputs[3]
+    need(mask is not None and mask.dtype != "bool" and not mask.is_const, "there is no float mask of run time")
+    return _attention(b, op, [])
+
+
+def _attention(b: Builder, op: Op, added: list[Value]) -> Value:
+    """``added`` is true where a float mask does not hide."""
     q, k, v = op.operands[:3]
     rank, width = len(shape_of(k)), shape_of(q)[-1]
     need_float(q, k, v)
     scale = 1 / sqrt(width) if op.attrs["scale"] is None else op.attrs["scale"]
     scores = b.mul(b.matmul(q, turned(b, k, (*range(rank - 2), rank - 1, rank - 2))), scale)
-    hidden = b.const(-np.inf, q.dtype)
     mask, shown = op.inputs[3], []
     if mask is not None and mask.dtype == "bool":
         shown.append(mask)
@@ -278,12 +306,13 @@ def attention_to_matmul(b: Builder, op: Op) -> Any:
     if op.attrs["causal"]:
         shown.append(b.const(np.tril(np.ones(shape_of(scores)[-2:], bool))))
     for seen in shown:
-        scores = b.where(seen, scores, hidden)
+        scores = b.where(seen, scores, b.const(-np.inf, q.dtype))
     weights = b.softmax(scores, axis=len(shape_of(scores)) - 1)
-    if _may_hide_a_row(shown):
-        for seen in shown:
+    if _may_hide_a_row([*shown, *added]):
+        for seen in (*shown, *added):
             weights = b.where(seen, weights, b.const(0.0, q.dtype))
-    return b.matmul(weights, v)
+    out: Value = b.matmul(weights, v)
+    return out
 
 
 def _may_hide_a_row(shown: list[Value]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import cut, data, join, need, need_float, or_zeros, shape_of, turned, view
+from ._tools import cut, join, need, need_float, or_zeros, shape_of, turned, view
 
 _MOST_STEPS = 512
 #: The gates in the order used here (LSTM: input, forget, output, candidate; GRU: reset, update, candidate), by
@@ -38,6 +38,7 @@ class _Cell:
     c: Value | None
     backward: bool
     projection: Value | None = None  # (P, H): the state is the projection of o * tanh(c')
+    peepholes: tuple[Value, ...] = ()  # (1, H) each, what the input, forget and output gates see of c
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class _Network:
     steps: int
     batch: int
     layers: list[list[_Cell]]
+    #: (N,): of sequences that end before the tensor does. Then the state stays, and the output is zero.
+    lengths: Value | None = None
 
 
 def _blocks(b: Builder, value: Value, order: tuple[int, ...]) -> Value:
@@ -108,12 +111,12 @@ def _of_onnx(b: Builder, op: Op) -> _Network:
     a = op.attrs
     x, w, r, bias, lengths, h, c, peepholes = (*op.inputs, *(None,) * 8)[:8]
     assert x is not None and w is not None and r is not None
-    need(peepholes is None, "it has peepholes")
     first = bool(a["time_axis"])
     batch, steps = shape_of(x)[:2] if first else shape_of(x)[1::-1]
-    if lengths is not None:
-        given = data(lengths, "length of each sequence")
-        need((given == steps).all(), f"the sequences have the lengths {given.tolist()}, not all {steps}")
+    if lengths is not None and lengths.is_const:
+        given = lengths.numpy()
+        need(((given > 0) & (given <= steps)).all(), f"the lengths {given.tolist()} are not 1 to {steps}")
+        lengths = None if (given == steps).all() else lengths
     order, n = _ORDERS[op.kind, "onnx"], shape_of(w)[1]
     cells = []
     for d in range(2 if a["direction"] == "bidirectional" else 1):
@@ -128,8 +131,15 @@ def _of_onnx(b: Builder, op: Op) -> _Network:
         axis = int(first)
         backward = d == 1 or a["direction"] == "reverse"
         start = _state(b, h, axis, d), _state(b, c, axis, d)
-        cells.append(_Cell(own[0], own[1], biases[0], biases[1], start[0], start[1], backward))
-    return _Network(_rows(b, x, first), steps, batch, [cells])
+        seen: tuple[Value, ...] = ()
+        if peepholes is not None:  # of the input, output and forget gates
+            h_of = shape_of(peepholes)[1] // 3
+            one = view(b, cut(b, peepholes, 0, d, d + 1), (1, 3 * h_of))
+            seen = tuple(cut(b, one, 1, k * h_of, (k + 1) * h_of) for k in (0, 2, 1))
+        cells.append(
+            _Cell(own[0], own[1], biases[0], biases[1], start[0], start[1], backward, peepholes=seen)
+        )  # fmt: skip
+    return _Network(_rows(b, x, first), steps, batch, [cells], lengths)
 
 
 def _plus(b: Builder, x: Value | None, y: Value | None) -> Value | None:
@@ -147,7 +157,8 @@ def _sum(b: Builder, x: Value, y: Value | None) -> Value:
 
 
 class _Lstm:
-    """c' = f * c + i * g and h' = o * tanh(c'), with i, f, o = sigmoid and g = tanh of W x + R h + biases."""
+    """c' = f * c + i * g and h' = o * tanh(c'), with i, f, o = sigmoid and g = tanh of W x + R h + biases; with
+    peepholes i and f see c as well, and o sees c'."""
 
     def __init__(self, b: Builder, cell: _Cell) -> None:
         self.b, self.cell = b, cell
@@ -156,12 +167,26 @@ class _Lstm:
     def step(self, seen: Value, h: Value | None, c: Value | None) -> tuple[Value, Value | None]:
         b, n = self.b, shape_of(seen)[1] // 4
         gates = seen if h is None else b.add(seen, b.linear(h, self.cell.of_state, None))
+        if self.cell.peepholes:
+            return self._seeing(gates, c, n)
         opened = b.sigmoid(cut(b, gates, 1, 0, 3 * n))
         new = b.mul(cut(b, opened, 1, 0, n), b.tanh(cut(b, gates, 1, 3 * n, 4 * n)))
         if c is not None:
             new = b.add(b.mul(cut(b, opened, 1, n, 2 * n), c), new)
         state = b.mul(cut(b, opened, 1, 2 * n, 3 * n), b.tanh(new))
         return state if self.cell.projection is None else b.linear(state, self.cell.projection, None), new
+
+    def _seeing(self, gates: Value, c: Value | None, n: int) -> tuple[Value, Value]:
+        """A step with peepholes."""
+        b = self.b
+        into, forget, out = (cut(b, gates, 1, k * n, (k + 1) * n) for k in range(3))
+        of_in, of_forget, of_out = self.cell.peepholes
+        if c is not None:
+            into, forget = b.add(into, b.mul(c, of_in)), b.add(forget, b.mul(c, of_forget))
+        new = b.mul(b.sigmoid(into), b.tanh(cut(b, gates, 1, 3 * n, 4 * n)))
+        if c is not None:
+            new = b.add(b.mul(b.sigmoid(forget), c), new)
+        return b.mul(b.sigmoid(b.add(out, b.mul(new, of_out))), b.tanh(new)), new
 
 
 class _Gru:
@@ -217,8 +242,8 @@ class _Rnn:
         return self.b.op(self.activation, (_sum(self.b, seen, state),))[0], None
 
 
-def _direction(b: Builder, op: Op, cell: _Cell, net: _Network, rows: Value) -> tuple[list[Value], Value | None]:
-    """The state (N, H) after every step, in the order of time, and the last c."""
+def _direction(b: Builder, op: Op, cell: _Cell, net: _Network, rows: Value) -> tuple[list[Value], Value, Value | None]:
+    """The output (N, H) of every step, in the order of time, and the last h and c."""
     if op.kind == "lstm":
         one: Any = _Lstm(b, cell)
     elif op.kind == "gru":
@@ -229,9 +254,32 @@ def _direction(b: Builder, op: Op, cell: _Cell, net: _Network, rows: Value) -> t
     h, c, n = cell.h, cell.c, net.batch
     out: list[Value] = []
     for t in range(net.steps - 1, -1, -1) if cell.backward else range(net.steps):
-        h, c = one.step(cut(b, seen, 0, t * n, (t + 1) * n), h, c)
-        out.append(h)
-    return out[::-1] if cell.backward else out, c
+        there = _there(b, net, t)
+        if there is not None and there.is_const and not there.numpy().any():
+            out.append(b.const(np.zeros((n, op.attrs["hidden"])), rows.dtype))
+            continue
+        new, state = one.step(cut(b, seen, 0, t * n, (t + 1) * n), h, c)
+        if there is None:
+            h, c, given = new, state, new
+        else:
+            given = b.where(there, new, 0.0)
+            h = given if h is None else b.where(there, new, h)
+            if state is not None:
+                c = b.where(there, state, 0.0 if c is None else c)
+        out.append(given)
+    assert h is not None
+    return out[::-1] if cell.backward else out, h, c
+
+
+def _there(b: Builder, net: _Network, t: int) -> Value | None:
+    """Which sequences have a step ``t``, (N, 1); None where all have."""
+    if net.lengths is None:
+        return None
+    if not net.lengths.is_const:
+        out: Value = b.gt(view(b, net.lengths, (net.batch, 1)), b.const(t, net.lengths.dtype))
+        return out
+    there = net.lengths.numpy().reshape(-1, 1) > t
+    return None if there.all() else b.const(there)
 
 
 def _sequence(b: Builder, op: Op, net: _Network, states: list[list[Value]]) -> Value:
@@ -257,7 +305,7 @@ def _stack(b: Builder, op: Op, states: list[Value]) -> Value:
 @rewrite(
     removes=("lstm", "gru", "rnn"),
     yields=(
-        "linear", "add", "sub", "mul", "sigmoid", "tanh", "relu", "slice", "cat", "reshape", "permute",
+        "linear", "add", "sub", "mul", "sigmoid", "tanh", "relu", "slice", "cat", "reshape", "permute", "where", "gt",
     ),
     claim="bounded",
     error="2e-06 of the number of steps times the largest sum of magnitudes in a gate",
@@ -268,14 +316,15 @@ def recurrent_to_steps(b: Builder, op: Op) -> Any:
     Formula: the products with the input are one linear for all steps; each step adds the product with the last
     state and applies the gates. LSTM: c' = f c + i g, h' = o tanh(c'), projected where torch has proj_size. GRU:
     h' = n + z (h - n) with n = tanh(W x + r (R h + b)), or with n = tanh(W x + R (r h) + b) where ONNX says
-    linear_before_reset = 0. RNN: h' = tanh(W x + R h + b), or relu of it.
+    linear_before_reset = 0. RNN: h' = tanh(W x + R h + b), or relu of it. With peepholes i and f of an LSTM see c,
+    and o sees c'. A sequence that is shorter than the tensor keeps its last state, and gives zeros after its end.
     Example: ``y, h, c = lstm(x of 2x1x8, hidden=4)`` -> ``s = linear(reshape(x, (2, 8)), W, b)``; of step 0
     ``slice(s, 0:1)``; ``sigmoid`` of three gates and ``tanh`` of one; ``c = mul(i, g)``; ``h = mul(o, tanh(c))``;
     of step 1 ``add(slice(s, 1:2), linear(h, R))`` and so on; ``y = reshape(cat(h0, h1), (2, 1, 4))``.
     Bound: 2e-06 in float32 of the number of steps times the largest sum of magnitudes in a gate, for a recurrence
     that does not amplify (the largest singular value of R is at most 1). A zero initial state costs nothing.
-    Does not apply: to more than 512 steps in all (length x layers x directions), lengths that differ from the
-    length of the tensor or are computed at run time, peepholes, or an empty sequence.
+    Does not apply: to more than 512 steps in all (length x layers x directions), an empty sequence, or a length of 0
+    or beyond the tensor.
     """
     x, a = op.operands[0], op.attrs
     need_float(x)
@@ -287,9 +336,9 @@ def recurrent_to_steps(b: Builder, op: Op) -> Any:
     for layer in net.layers:
         states = []
         for cell in layer:
-            every, c = _direction(b, op, cell, net, rows)
+            every, h, c = _direction(b, op, cell, net, rows)
             states.append(every)
-            last.append(every[0 if cell.backward else -1])
+            last.append(h)
             if c is not None:
                 last_c.append(c)
         if layer is not net.layers[-1]:

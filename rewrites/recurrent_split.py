@@ -55,15 +55,14 @@ def recurrent_to_forward(b: Builder, op: Op) -> Any:
     weights 1); y = cat(f, flip(r, 0), axis=2); h = cat(hf, hr, axis=0)``.
     Bound: 4 ulp in float32 of the sum of magnitudes (a kernel may add in another order).
     Does not apply: to a forward layer, to several layers (recurrent_to_single_layers), to a batch that comes first
-    (recurrent_to_time_first), or to lengths or peepholes of ONNX.
+    (recurrent_to_time_first), or to lengths of ONNX.
     """
     a, onnx = op.attrs, op.attrs["layout"] == "onnx"
     need(a["direction"] != "forward", "it runs forward")
     need(a["layers"] == 1, f"there are {a['layers']} layers")
     need(a["layout"] != "batch_first" and not a.get("time_axis"), "the batch comes first")
     x, d, count = op.operands[0], _directions(op), _states(op)
-    extra = [i for i in (4, 7) if onnx and i < len(op.inputs) and op.inputs[i] is not None]
-    need(not extra, "it has lengths or peepholes")
+    need(not onnx or len(op.inputs) < 5 or op.inputs[4] is None, "the sequences have lengths")
     parts = []
     for k in range(d):
         back = k == 1 or a["direction"] == "reverse"

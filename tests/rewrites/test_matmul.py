@@ -139,3 +139,25 @@ def test_a_row_that_sees_nothing_is_zero(constant: bool) -> None:
     check("attention_to_matmul", "attention", [q, k, v, mask], **attrs)
     plain = check("attention_to_matmul", "attention", [q, k, v, Const(seen | np.eye(3, dtype=bool))], **attrs)
     assert sum(op.kind == "where" for op in plain.ops) == 1
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_row_that_a_float_mask_hides_is_zero(constant: bool) -> None:
+    """-inf hides, -1e30 does not; a constant that hides no row costs nothing."""
+    q, k, v = noise(1, 2, 3, 4), noise(1, 2, 3, 4, seed=1), noise(1, 2, 3, 4, seed=2)
+    mask = np.array([[0, -np.inf, 0.5], [-np.inf] * 3, [-1e30, -1e30, -1e30]], np.float32)
+    attrs: dict[str, Any] = {"of": np.abs(v).max(), "scale": None, "causal": False}
+    made = check("attention_to_matmul", "attention", [q, k, v, Const(mask) if constant else mask], **attrs)
+    assert sum(op.kind == "where" for op in made.ops) == 1
+    assert sum(op.kind == "gt" for op in made.ops) == (0 if constant else 1)
+    plain = check("attention_to_matmul", "attention", [q, k, v, Const(mask[[0, 2, 0]])], **attrs)
+    assert not any(op.kind in ("where", "gt") for op in plain.ops)
+
+
+def test_attention_without_comparisons() -> None:
+    q, k, v = noise(1, 2, 3, 4), noise(1, 2, 3, 4, seed=1), noise(1, 2, 3, 4, seed=2)
+    attrs: dict[str, Any] = {"scale": None, "causal": False}
+    made = check("attention_to_matmul_unguarded", "attention", [q, k, v, noise(3, 3)], of=np.abs(v).max(), **attrs)
+    assert not any(op.kind in ("where", "gt") for op in made.ops)
+    for mask in (None, Const(noise(3, 3)), np.ones((3, 3), bool)):
+        refuse("attention_to_matmul_unguarded", "attention", [q, k, v, mask], "no float mask of run time", **attrs)

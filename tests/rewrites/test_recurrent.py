@@ -310,25 +310,71 @@ def test_time_first_of_torch() -> None:
         rules()["recurrent_to_time_first"].apply(Around(), op, "new")
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"lengths": [3, 2]}, r"the sequences have the lengths \[3, 2\], not all 3"),
-        ({"peepholes": True}, "it has peepholes"),
-    ],
-)
-def test_onnx_refuses(options: dict[str, Any], reason: str) -> None:
-    (op,) = porter.load(onnx_model("lstm", 3, 2, 2, 2, **options)).ops()
-    _refused(op, reason)
+@st.composite
+def ragged(draw: Any) -> onnx.ModelProto:
+    """Lengths that differ, peepholes, or both."""
+    kind = draw(st.sampled_from(["lstm", "lstm", "gru", "rnn"]))
+    steps, batch, size, hidden = draw(st.integers(1, 4)), *(draw(st.integers(1, 3)) for _ in range(3))
+    lengths = [draw(st.integers(1, steps)) for _ in range(batch)] if draw(st.booleans()) else None
+    more = {"linear_before_reset": draw(st.integers(0, 1))} if kind == "gru" else {}
+    direction = draw(st.sampled_from(["forward", "reverse", "bidirectional"]))
+    return onnx_model(
+        kind, steps, batch, size, hidden, direction=direction, bias=draw(st.booleans()), states=draw(st.booleans()),
+        lengths=lengths, peepholes=kind == "lstm" and (lengths is None or draw(st.booleans())), **more,
+    )  # fmt: skip
 
 
-def test_lengths_of_run_time_are_refused() -> None:
-    model = onnx_model("gru", 3, 2, 2, 2, lengths=[3, 3])
+def proved(model: onnx.ModelProto, extra: tuple[Any, ...] = ()) -> Fragment:
+    """The fragment of the rule, after it was held against onnxruntime."""
+    before = porter.load(model)
+    (op,) = before.ops()
+    fragment = apply_any(op)
+    for seed in (3, 4):
+        feeds = [*(noise(*v.shape, seed=seed) for v in before.inputs if v.dtype == "float32"), *extra]
+        named = dict(zip([v.name for v in before.inputs], feeds, strict=True))
+        for got, want in zip(reference.run(fragment, named), before.run(feeds), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    return fragment
+
+
+@given(ragged())
+def test_lengths_and_peepholes(model: onnx.ModelProto) -> None:
+    proved(model)
+
+
+def test_a_step_that_no_sequence_has_is_not_computed() -> None:
+    assert _count(proved(onnx_model("gru", 4, 2, 2, 2, lengths=[2, 2])), "tanh") == 2
+    assert _count(proved(onnx_model("gru", 4, 2, 2, 2, lengths=[2, 2])), "where") == 0
+
+
+def test_lengths_are_refused_where_onnx_is_vague() -> None:
+    for lengths in ([0, 2], [3, 9]):
+        (op,) = porter.load(onnx_model("lstm", 3, 2, 2, 2, lengths=lengths)).ops()
+        _refused(op, "are not 1 to 3")
+
+
+@pytest.mark.parametrize("kind", sorted(GATES))
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_lengths_of_run_time(kind: str, direction: str) -> None:
+    model = onnx_model(kind, 3, 4, 2, 2, lengths=[3, 3, 3, 3], direction=direction, states=True)
     (kept,) = [t for t in model.graph.initializer if t.name == "lengths"]
     model.graph.initializer.remove(kept)
-    model.graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, (2,)))
-    (op,) = porter.load(model).ops()
-    _refused(op, "the length of each sequence is computed when the model runs")
+    model.graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, (4,)))
+    for lengths in ([3, 1, 2, 3], [1, 1, 1, 1]):
+        proved(model, (np.asarray(lengths, np.int32),))
+
+
+def test_peepholes_both_ways_become_forward_layers() -> None:
+    before = porter.load(onnx_model("lstm", 3, 2, 2, 2, direction="bidirectional", peepholes=True))
+    (op,) = before.ops()
+    fragment = rules()["recurrent_to_forward"].apply(Around(), op, "new")
+    layers = [made for made in fragment.ops if made.kind == "lstm"]
+    assert len(layers) == 2 and [made.inputs[7].shape for made in layers] == [(1, 6), (1, 6)]
+    data = before.ops()[0].inputs[7].numpy()
+    assert all(np.array_equal(made.inputs[7].numpy(), data[k : k + 1]) for k, made in enumerate(layers))
+    (op,) = porter.load(onnx_model("gru", 3, 2, 2, 2, direction="reverse", lengths=[2, 3])).ops()
+    with pytest.raises(NotApplicable, match="the sequences have lengths"):
+        rules()["recurrent_to_forward"].apply(Around(), op, "new")
 
 
 def test_other_activations_keep_their_own_name() -> None:

@@ -60,7 +60,7 @@ def test_onnx(kind: str, direction: str, states: bool) -> None:
 
 def test_onnx_refuses() -> None:
     lengths: onnx.ModelProto = onnx_model("gru", 3, 2, 2, 2, direction="reverse", lengths=[3, 3])
-    _refused(FORWARD, _one(porter.load(lengths)), "lengths or peepholes")
+    _refused(FORWARD, _one(porter.load(lengths)), "the sequences have lengths")
 
 
 def test_a_device_of_forward_layers(tmp_path: Any) -> None:
