@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -98,6 +98,17 @@ class Graph(ABC):
 
         Raises :class:`~porter.errors.PorterError` when an input is missing or has the wrong shape or dtype.
         """
+
+    def stream(self, taps: Sequence[str]) -> Callable[[Sequence[Array]], list[Array]]:
+        """A function that runs on one sample after another, as :meth:`run` does with ``fast``.
+
+        What it gives is good for two more calls, and may be a view whose elements lie in another order of
+        memory, with an axis as two: (N, C / b, b, H, W), of which ``reshape`` makes a copy of the value's own shape.
+
+        Args:
+            taps: names of values that ops compute.
+        """
+        return lambda item: self.run(item, taps, fast=True)
 
     @abstractmethod
     def apply(self, op: Op, operands: Sequence[Array | None]) -> list[Array]:

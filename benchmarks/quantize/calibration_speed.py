@@ -82,11 +82,17 @@ def speed(spec: str, target: str, count: int) -> None:
     plain()
     print(f"{spec}, {target}: {len(planned.observed)} ranges, {count} images, {threads() or 'all'} threads")
     for observer in OBSERVERS:
-        calibrated = calibrate(graph, planned.observed, data, observer)
+        calibrated = calibrate(graph, planned.observed, data, observer, channels=planned.channels)
         base, mine = [], []
         for _ in range(_ROUNDS):
             base.append(_times(plain))
-            mine.append(_times(lambda observer=observer: calibrate(graph, planned.observed, data, observer)))
+            mine.append(
+                _times(
+                    lambda observer=observer: calibrate(
+                        graph, planned.observed, data, observer, channels=planned.channels
+                    )
+                )
+            )
         begin = time.perf_counter()
         for group in planned.groups:
             calibrated.encoding(group.name, group.dtype, scheme)
@@ -109,7 +115,7 @@ def memory(spec: str, target: str) -> None:
 
 def _peak(spec: str, target: str, observer: str, count: int) -> None:
     graph, planned, _, data, _ = _opened(spec, target, count)
-    calibrate(graph, planned.observed, data, observer)
+    calibrate(graph, planned.observed, data, observer, channels=planned.channels)
     print(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 

@@ -523,13 +523,17 @@ class OnnxGraph(Graph):
         twin = self.copy()
         shell = ModelProto()
         shell.CopyFrom(twin._model.shell)
+        declared = {info.name: info for info in twin._model.shell.graph.output}
         for names, infos in ((inputs, shell.graph.input), (outputs, shell.graph.output)):
             if names is inputs and names == twin._model.inputs:
                 continue  # as they were declared, with what they say beside shape and dtype
             del infos[:]
             for name in names:
                 value = twin._value(name)
-                infos.add(name=name, type=type_proto((value.shape, value.dtype)))
+                if value.shape is None and name in declared:  # its symbols are more than nothing
+                    infos.add().CopyFrom(declared[name])
+                else:
+                    infos.add(name=name, type=type_proto((value.shape, value.dtype)))
         model = dataclasses.replace(twin._model, shell=shell, inputs=inputs, outputs=outputs)
         twin._model = model
         given = {*inputs}

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from porter.data import Data
 from porter.errors import PorterError
@@ -20,8 +22,9 @@ from porter.ops import Array, Op, Value
 from porter.quantize.channels import FEW, MARGIN, Channels
 from porter.quantize.derive import Derived, derived
 from porter.quantize.encodings import Encoding
+from porter.quantize.extremes import Extremes
 from porter.quantize.numerics import Dtype
-from porter.quantize.observers import NotFiniteError, Observer, by_extremes, make_observer
+from porter.quantize.observers import NotFiniteError, Observer, by_extremes, observer_maker
 from porter.quantize.resume import Resume, deferred_signals, fingerprint, obey
 from porter.quantize.scheme import Scheme
 from porter.quantize.taps import TAPS_BYTES, Steps, Taps
@@ -31,6 +34,8 @@ __all__ = ["Calibration", "calibrate"]
 #: The activations of a first batch norm differ from its training statistics by more than this only on wrong
 #: inputs.
 _UNLIKE_TRAINING = 20.0
+#: Runs in memory at a time: one that is observed, and two that come after it.
+_AHEAD = 3
 #: Samples of which what enters the first batch norm is looked at.
 _LOOK = 32
 #: One sample this many times larger than the typical one leaves the others a few of 127 steps.
@@ -49,7 +54,9 @@ class Calibration:
         readers: for an observed value, the op that reads it.
         labels: for a value's name, the path of the layer that reads it.
         norm: the first batch norm with statistics of its training, and ``spread`` what entered it.
+        groups: the names of the values of each group that is being observed.
         notes: about a calibration that was taken up again.
+        rows: extremes that are not in the observers, sizes and ``seen`` yet; see :meth:`flush`.
     """
 
     observers: dict[str, Observer]
@@ -60,7 +67,30 @@ class Calibration:
     labels: Mapping[str, str] = field(default_factory=dict)
     norm: Op | None = None
     spread: _Spread = field(default_factory=lambda: _Spread())
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: list[Finding] = field(default_factory=list)
+    rows: Extremes = field(default_factory=lambda: Extremes(()))
+
+    def flush(self) -> None:
+        """Show the observers what waits in :attr:`rows`."""
+        block = self.rows.take()
+        if not block.low.size:
+            return
+        ends = dict(zip(block.names, zip(block.low, block.high, strict=True), strict=True))
+        for group, members in self.groups.items():
+            low, high = ends[members[0]]
+            for name in members[1:]:
+                low, high = np.fmin(low, ends[name][0]), np.fmax(high, ends[name][1])
+            self.observers[group].see(
+                [pair for pair in zip(low.tolist(), high.tolist(), strict=True) if pair[0] <= pair[1]]
+            )
+        extremes = zip(np.fmin.reduce(block.low, 1).tolist(), np.fmax.reduce(block.high, 1).tolist(), strict=True)
+        for name, absmax, (least, most) in zip(block.names, np.maximum(block.high, -block.low), extremes, strict=True):
+            if least <= most:
+                before = self.seen.get(name, (least, most))
+                self.seen[name] = min(before[0], least), max(before[1], most)
+            if name in self.sizes:
+                self.sizes[name].add(absmax)
 
     @property
     def norm_ratio(self) -> float | None:
@@ -97,6 +127,7 @@ class Calibration:
 
     def state(self) -> dict[str, Array]:
         """Everything that samples change, as plain arrays for :meth:`restore`."""
+        self.flush()
         arrays = {
             f"observer{index}_{key}": array
             for index, observer in enumerate(self.observers.values())
@@ -136,12 +167,12 @@ def calibrate(
     watch: Iterable[str] = (),
     labels: Mapping[str, str] | None = None,
     steps: Steps | None = None,
-    taps_bytes: int = TAPS_BYTES // 2,
+    taps_bytes: int = TAPS_BYTES // _AHEAD,
     state: Path | None = None,
 ) -> Calibration:
     """Observe values of a graph on every sample of ``data``.
 
-    While one sample is observed, the model already runs on the next: two are in memory, whatever their number.
+    While one sample is observed, the model already runs on those after it: three are in memory, whatever their number.
 
     Args:
         groups: for the name of a group, the names of the values that share its observer.
@@ -177,30 +208,35 @@ def calibrate(
     if state is not None:
         settings = {"groups": groups, "channels": channels or {}, "watch": only, "observer": observer}
         kept = Resume(state, fingerprint(graph, settings, data))
+    rows = made.rows = Extremes([*tapped, *only], easy, only)
+    valued = {name: made.observers[group] for name, group in group_of.items() if not by_extremes(made.observers[group])}
+    alone = {groups[group][0]: each for group, each in made.channels.items()}
     with deferred_signals(kept is not None) as signalled:
         done, items = (0, iter(data)) if kept is None else kept.take_up(made, data, count)
-        extents: dict[str, tuple[float, float]] = {}
         for index, last, item, arrays in _ahead(taps, items, done):
+            for name in once if index else ():
+                arrays.pop(name, None)
             try:
-                extents |= _see(made, groups, arrays, given | once if index else given)
-                for each in easy if last else ():
-                    ends = {each.name: each.extremes(extents[each.source])}
-                    extents |= _see(made, {group_of[each.name]: (each.name,)}, ends, set())
+                rows.look(arrays)
             except NotFiniteError as error:
                 raise _blame(graph, made, str(error.args[1]), item, str(error.args[0])) from error
-            for name in only:
-                if name in arrays and np.isfinite(arrays[name]).all():
-                    _widen(made.seen, name, (float(arrays[name].min()), float(arrays[name].max())))
+            for name, array in arrays.items():
+                if name in valued:
+                    valued[name].fill(array, *rows.of(name))
+                if name in alone:
+                    alone[name].observe(array, len(values[name].shape or ()))
             if norm is not None and norm.name in arrays and index < _LOOK:
-                made.spread.add(arrays[norm.name])
+                made.spread.add(arrays[norm.name].reshape(norm.shape))
             if not last:
                 continue
-            extents.clear()
             count()
+            if rows.end():
+                made.flush()
             if kept is not None:
                 kept.saw(index + 1, made, item, now=bool(signalled))
             if signalled:
                 break
+    made.flush()
     if signalled:
         obey(signalled[0])
     return made
@@ -214,8 +250,10 @@ def _prepared(
     labels: Mapping[str, str],
 ) -> Calibration:
     names = {name for members in groups.values() for name in members}
+    make = observer_maker(observer)
     return Calibration(
-        observers={group: make_observer(observer) for group in groups},
+        groups=groups,
+        observers={group: make() for group in groups},
         channels={group: Channels(axis) for group, axis in channels.items()},
         sizes={name: _Size() for members in groups.values() for name in members},
         readers={v.name: op for op in reversed(graph.ops()) for v in op.operands if v.name in names},
@@ -224,23 +262,34 @@ def _prepared(
     )
 
 
+#: A run: the index of the sample, whether it is the sample's last run, the sample, and what comes of it.
+_Run = tuple[int, bool, list[Array], "Future[tuple[list[Array], dict[str, Array]]]"]
+
+
+def _result(run: _Run) -> tuple[int, bool, list[Array], dict[str, Array]]:
+    index, last, item, future = run
+    return index, last, item, future.result()[1]
+
+
 def _ahead(
     taps: Taps, items: Iterator[list[Array]], start: int
 ) -> Iterator[tuple[int, bool, list[Array], dict[str, Array]]]:
-    """(index of the sample, whether it is complete now, the sample, values) of every run; the run after it is already
+    """(index of the sample, whether it is complete now, the sample, values) of every run; the next one is already
     under way in another thread, which the kernels of both frameworks let run beside this one.
+
+    A third waits there, so that the other thread goes from one run to the next without this one: who observes many
+    small tensors holds the interpreter's lock nearly all the time.
     """
     with ThreadPoolExecutor(1) as pool:
-        waiting: tuple[int, bool, list[Array], Future[tuple[list[Array], dict[str, Array]]]] | None = None
+        waiting: deque[_Run] = deque()
         try:
             for index, item in enumerate(items, start):
                 for run in range(len(taps)):
-                    future = pool.submit(taps.fetch, item, run)
-                    if waiting is not None:
-                        yield *waiting[:3], waiting[3].result()[1]
-                    waiting = index, run + 1 == len(taps), item, future
-            if waiting is not None:
-                yield *waiting[:3], waiting[3].result()[1]
+                    waiting.append((index, run + 1 == len(taps), item, pool.submit(taps.fetch, item, run)))
+                    if len(waiting) == _AHEAD:
+                        yield _result(waiting.popleft())
+            while waiting:
+                yield _result(waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -253,36 +302,6 @@ def _derived(graph: Graph, made: Calibration, groups: Mapping[str, Sequence[str]
         if len(names) == 1 and group not in made.channels and by_extremes(made.observers[group])
     ]
     return derived(graph, alone, [name for names in groups.values() for name in names])
-
-
-def _see(
-    made: Calibration, groups: Mapping[str, Sequence[str]], arrays: Mapping[str, Array], leave: Set[str]
-) -> dict[str, tuple[float, float]]:
-    """Show every group the values of this run, and return the extremes of each. Raises NotFiniteError with (what, the
-    value's name).
-    """
-    found: dict[str, tuple[float, float]] = {}
-    for group, members in groups.items():
-        present = [name for name in members if name in arrays and name not in leave]
-        if not present:
-            continue
-        try:
-            extents = made.observers[group].observe(*(arrays[name] for name in present))
-        except NotFiniteError as error:
-            bad = next(name for name in present if not np.isfinite(arrays[name]).all())
-            raise NotFiniteError(str(error), bad) from error
-        if group in made.channels:
-            made.channels[group].observe(arrays[present[0]])
-        for name, extent in zip(present, extents, strict=True):
-            made.sizes[name].add(max(extent[1], -extent[0]))
-            _widen(made.seen, name, extent)
-            found[name] = extent
-    return found
-
-
-def _widen(seen: dict[str, tuple[float, float]], name: str, extent: tuple[float, float]) -> None:
-    low, high = seen.get(name, extent)
-    seen[name] = (min(low, extent[0]), max(high, extent[1]))
 
 
 def _blame(graph: Graph, made: Calibration, name: str, item: Sequence[Array], what: str) -> PorterError:
@@ -316,11 +335,17 @@ class _Size:
     top: float = 0.0
     top_at: int = 0
 
-    def add(self, absmax: float) -> None:
-        self.logs += math.log(max(absmax, 1e-30))
-        if absmax > self.top:
-            self.top, self.top_at = absmax, self.count
-        self.count += 1
+    def add(self, absmax: NDArray[np.float64]) -> None:
+        """See the absmax of each of some samples; NaN where a sample has none."""
+        absmax = absmax[~np.isnan(absmax)]
+        if not absmax.size:
+            return
+        # One after the other, as a sum in pairs would depend on how many there are.
+        self.logs = float(np.cumsum(np.concatenate([[self.logs], np.log(np.maximum(absmax, 1e-30))]))[-1])
+        at = int(absmax.argmax())
+        if absmax[at] > self.top:
+            self.top, self.top_at = float(absmax[at]), self.count + at
+        self.count += absmax.size
 
     @property
     def ratio(self) -> float:

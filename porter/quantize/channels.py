@@ -38,12 +38,12 @@ class Channels:
         self.low: Floats = np.zeros(0)
         self.high: Floats = np.zeros(0)
 
-    def observe(self, x: Array) -> None:
-        """See one sample."""
-        rows = np.moveaxis(x, self.axis, 0).reshape(x.shape[self.axis], -1)
-        low, high = rows.min(1).astype(np.float64), rows.max(1).astype(np.float64)
+    def observe(self, x: Array, rank: int) -> None:
+        """See one sample of a value that has ``rank`` axes; in an array of one more, ``axis`` is two, as
+        :meth:`porter.graph.Graph.stream` says."""
+        low, high = _extremes(x, self.axis, x.ndim > rank)
         if not self.count:
-            self.low, self.high = low, high
+            self.low, self.high = low.astype(np.float64), high.astype(np.float64)
         else:
             self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
         self.count += 1
@@ -62,3 +62,17 @@ class Channels:
         """Become the object, of the same axis, whose :meth:`state` this is."""
         self.count = int(state["count"])
         self.low, self.high = state["extremes"]
+
+
+def _extremes(x: Array, axis: int, blocked: bool) -> tuple[Array, Array]:
+    """The smallest and the largest element of each index along an axis, or along it and the next one together."""
+    if not blocked:
+        rows = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+        return rows.min(1), rows.max(1)
+    # The second half of the axis lies innermost in memory: first along the axis before it, whose steps are long.
+    others = [other for other in range(x.ndim) if other not in (axis, axis + 1)]
+    memory = x.transpose([axis, *others, axis + 1])
+    count, width, size = memory.shape[0], memory.shape[-2], memory.shape[-1]
+    long = memory.reshape(count, -1, width * size)
+    low, high = (ends.reshape(count, width, size) for ends in (long.min(1), long.max(1)))
+    return low.min(1).reshape(-1), high.max(1).reshape(-1)

@@ -16,8 +16,6 @@ from porter.ops import Array, Op
 
 __all__ = ["RISING", "Derived", "derived"]
 
-Range = tuple[float, float]
-
 
 def _sigmoid(op: Op, x: Array) -> Array:
     wide = x.astype(np.float64)
@@ -47,9 +45,9 @@ class Derived:
     op: Op
     source: str
 
-    def extremes(self, of_source: Range) -> Array:
-        """The smallest and the largest element, float32 (2,), to a rounding of the runtime's own."""
-        return np.asarray(RISING[self.op.kind](self.op, np.asarray(of_source, np.float32)), np.float32)
+    def of(self, source: Array) -> Array:
+        """The extremes, float32 to a rounding of the runtime's own, where ``source`` holds those of the source."""
+        return np.asarray(RISING[self.op.kind](self.op, source), np.float32)
 
 
 def derived(graph: Graph, wanted: Iterable[str], seen: Iterable[str]) -> list[Derived]:

@@ -13,6 +13,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
@@ -37,7 +38,9 @@ __all__ = [
     "Observer",
     "Percentile",
     "by_extremes",
+    "extent",
     "make_observer",
+    "observer_maker",
 ]
 
 #: (minimum, maximum) to be represented.
@@ -56,6 +59,13 @@ class Observer(Protocol):
 
         Returns the (minimum, maximum) of each part. Raises :class:`NotFiniteError`.
         """
+
+    def see(self, extents: Sequence[Range]) -> None:
+        """The part of :meth:`observe` that needs the (minimum, maximum) of each sample alone, for many of them."""
+
+    def fill(self, part: Array, low: float, high: float) -> None:
+        """The part of :meth:`observe` that needs the elements, of one part of a sample: finite, ``low`` to ``high``.
+        Nothing where :func:`by_extremes`."""
 
     def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
         """(minimum, maximum) to be represented by ``dtype``; None when nothing was observed.
@@ -99,10 +109,18 @@ class _Extremes:
         return self._seen
 
     def observe(self, *parts: Array) -> list[Range]:
-        extents = [_extent(part) for part in parts]
-        self.count += 1
-        self._seen = _union(extents if self._seen is None else [self._seen, *extents])
+        extents = [extent(part) for part in parts]
+        for part, (low, high) in zip(parts, extents, strict=True):
+            self.fill(part, low, high)
+        self.see([_union(extents)])
         return extents
+
+    def see(self, extents: Sequence[Range]) -> None:
+        self.count += len(extents)
+        self._seen = _union(extents if self._seen is None else [self._seen, *extents])
+
+    def fill(self, part: Array, low: float, high: float) -> None:
+        pass
 
     def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
         return self._seen
@@ -127,7 +145,8 @@ class _Extremes:
         self._seen = _unpack(state["seen"])
 
 
-def _extent(x: Array) -> Range:
+def extent(x: Array) -> Range:
+    """(minimum, maximum) of an array. Raises :class:`NotFiniteError`."""
     low, high = float(x.min()), float(x.max())
     if not (math.isfinite(low) and math.isfinite(high)):  # NaN propagates through min and max
         raise NotFiniteError(f"{int(np.size(x) - np.isfinite(x).sum())} of {np.size(x)} values are not finite")
@@ -184,19 +203,22 @@ class MinMax(_Averaged):
         self._iteration = iteration
         self._use_avg = use_avg
 
-    def observe(self, *parts: Array) -> list[Range]:
-        extents = super().observe(*parts)
-        if self._iteration is not None and self.count > self._iteration:
-            return extents
-        low, high = _union(extents)
-        if self._range is None:
-            self._first = self._range = (low, high)
-        elif self._use_avg:
-            n, (old_low, old_high) = self.count, self._range
-            self._range = ((old_low * n + low) / (n + 1), (old_high * n + high) / (n + 1))
-        else:
+    def see(self, extents: Sequence[Range]) -> None:
+        before = self.count
+        super().see(extents)
+        if self._iteration is not None:
+            extents = extents[: max(self._iteration - before, 0)]
+        if self._range is None and extents:
+            self._first = self._range = extents[0]
+            before, extents = before + 1, extents[1:]
+        if self._range is None or not extents:
+            return
+        if not self._use_avg:
             self._range = _union([self._range, *extents])
-        return extents
+            return
+        for n, (low, high) in enumerate(extents, before + 1):
+            old_low, old_high = self._range
+            self._range = ((old_low * n + low) / (n + 1), (old_high * n + high) / (n + 1))
 
     def merge(self, other: Observer) -> None:
         """See :meth:`Observer.merge`. Raises ValueError, too, where ``iteration`` ends among the other's samples."""
@@ -240,15 +262,14 @@ class MovingAverage(_Averaged):
         super().__init__()
         self._constant = averaging_constant
 
-    def observe(self, *parts: Array) -> list[Range]:
-        extents = super().observe(*parts)
-        low, high = _union(extents)
-        if self._range is None:
-            self._first = self._range = (low, high)
-        else:
-            (old_low, old_high), c = self._range, self._constant
-            self._range = (old_low + c * (low - old_low), old_high + c * (high - old_high))
-        return extents
+    def see(self, extents: Sequence[Range]) -> None:
+        super().see(extents)
+        for low, high in extents:
+            if self._range is None:
+                self._first = self._range = (low, high)
+            else:
+                (old_low, old_high), c = self._range, self._constant
+                self._range = (old_low + c * (low - old_low), old_high + c * (high - old_high))
 
     def merge(self, other: Observer) -> None:
         self._check(other)
@@ -278,11 +299,10 @@ class _Histogrammed(_Extremes):
         self.histogram = Histogram()
 
     def observe(self, *parts: Array) -> list[Range]:
-        floats = [np.asarray(part, np.float32) for part in parts]
-        extents = super().observe(*floats)
-        for part, (low, high) in zip(floats, extents, strict=True):
-            self.histogram.add(part, low, high)
-        return extents
+        return super().observe(*(np.asarray(part, np.float32) for part in parts))
+
+    def fill(self, part: Array, low: float, high: float) -> None:
+        self.histogram.add(part, low, high)
 
     def merge(self, other: Observer) -> None:
         self._check(other)
@@ -510,7 +530,12 @@ _SPEC = re.compile(r"(\w+)(?:\((.*)\))?")
 
 
 def make_observer(spec: str) -> Observer:
-    """A new observer from its name and settings, as ``str(observer)`` writes them.
+    """A new observer from its name and settings: see :func:`observer_maker`."""
+    return observer_maker(spec)()
+
+
+def observer_maker(spec: str) -> Callable[[], Observer]:
+    """What makes new observers from a name and settings, as ``str(observer)`` writes them.
 
     ``min_max``, ``min_max(iteration=8)``, ``min_max(use_avg)``, ``moving_average(0.1)``, ``percentile(99.9)``, ``mse``,
     ``kl``, ``kl(bins=1024)``, ``mix``.
@@ -546,4 +571,4 @@ def make_observer(spec: str) -> Observer:
         inspect.signature(OBSERVERS[name]).bind(*plain, **named)
     except TypeError as error:
         raise PorterError("PT408", f"{name} does not take the settings ({settings})") from error
-    return OBSERVERS[name](*plain, **named)
+    return partial(OBSERVERS[name], *plain, **named)

@@ -34,7 +34,8 @@ class Taps:
     """Runs a graph on samples and hands out named values, in as many runs a sample as ``taps_bytes`` asks for.
 
     Args:
-        fast: as for :meth:`porter.graph.Graph.run`.
+        fast: as for :meth:`porter.graph.Graph.run`; then what a run gives is good for two more runs, and values are
+            as :meth:`porter.graph.Graph.stream` gives them.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class Taps:
                 size = 0
             self._batches[-1].append(name)
             size += nbytes
+        # With more than one run a sample, arrays that are kept for the next one would be those of all runs.
+        self._stream = graph.stream(self._batches[0]) if fast and len(self._batches) == 1 else None
 
     def __len__(self) -> int:
         """Runs for one sample."""
@@ -74,6 +77,6 @@ class Taps:
             extra = {name: fed[name] for name in self._inputs}
             extra.update({name: value.numpy() for name, value in self._constants.items()})
         batch = self._batches[index]
-        results = self._graph.run(item, batch, fast=self._fast)
+        results = self._stream(item) if self._stream else self._graph.run(item, batch, fast=self._fast)
         split = len(results) - len(batch)
         return results[:split], {**extra, **dict(zip(batch, results[split:], strict=True))}

@@ -16,7 +16,7 @@ import porter
 from porter.data import open_data
 from porter.errors import PorterError, explain
 from porter.quantize.calibrate import calibrate
-from porter.quantize.observers import OBSERVERS
+from porter.quantize.observers import OBSERVERS, make_observer
 from porter.quantize.scheme import Scheme
 from porter.quantize.taps import Steps, Taps
 from porter.target import Target
@@ -259,3 +259,33 @@ def test_the_command_says_what_it_kept_and_goes_on(tmp_path):
     fast = {**os.environ, "FAST": "1"}
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=fast)
     assert again.returncode == 0 and "PT430" in again.stdout and not (tmp_path / "q.calibration.npz").exists()
+
+
+@pytest.mark.parametrize("observer", [*OBSERVERS, "min_max(use_avg)", "min_max(iteration=2)"])
+def test_a_stream_of_blocks_changes_no_bit(observer):
+    """With channels that fill the runtime's blocks, against plain runs that are observed one by one."""
+    rng = np.random.default_rng(0)
+    tensors = {"a": rng.normal(size=(32, 3, 3, 3)), "d": rng.normal(size=(32, 1, 3, 3)), "c": rng.normal(size=32)}
+    nodes = [
+        models.helper.make_node("Conv", ["images", "a"], ["a_y"], pads=[1] * 4),
+        models.helper.make_node("HardSwish", ["a_y"], ["h_y"]),
+        models.helper.make_node("Conv", ["h_y", "d"], ["d_y"], pads=[1] * 4, group=32),
+        models.helper.make_node("Add", ["d_y", "h_y"], ["out"]),
+    ]
+    tensors = {name: (array * 0.3).astype(np.float32) for name, array in tensors.items()}
+    made = porter.load(models.model(nodes, {"images": (1, 3, 70, 70)}, {"out": (1, 32, 70, 70)}, tensors))
+    data = [rng.normal(size=(1, 3, 70, 70)).astype(np.float32) * (i + 1) for i in range(5)]
+    names = ["a_y", "h_y", "d_y", "out"]
+    assert 32 * 70 * 70 > 131072  # histograms take a sample of it
+    groups = {"a_y": ["a_y"], "h_y": ["h_y"], "two": ["d_y", "out"]}
+    got = run(made, observer, data, groups=groups, channels={"h_y": 1})
+    want = {group: make_observer(observer) for group in groups}
+    for image in data:
+        arrays = dict(zip(names, made.run([image], names, fast=True)[1:], strict=True))
+        for group, members in groups.items():
+            want[group].observe(*(arrays[name] for name in members))
+    for group, reference in want.items():
+        state = got.observers[group].state()
+        for key, array in reference.state().items():
+            np.testing.assert_array_equal(array, state[key], err_msg=f"{group} {key}")
+    assert got.channels["h_y"].high.max() == got.seen["h_y"][1]

@@ -190,7 +190,7 @@ def test_extremes_of_channels(data):
     samples = data.draw(st.lists(arrays.arrays(np.float32, shape, elements=floats), min_size=1, max_size=4))
     channels, saved = Channels(axis), Channels(axis)
     for sample in samples:
-        channels.observe(sample)
+        channels.observe(sample, sample.ndim)
     saved.restore(channels.state())
     for index in range(shape[axis]):
         rows = np.stack([sample.take(index, axis) for sample in samples])
@@ -220,3 +220,17 @@ def test_no_channel_reaches_beyond_the_range_of_all():
     np.testing.assert_allclose(found.maximum, np.minimum(1.25 * relus(images()).max((0, 2, 3)), most), rtol=1e-5)
     assert found.maximum[0] == most < relus(images()).max()
     assert found.observer == "min_max(use_avg) by channel"
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 5, 7), (2, 16, 1, 1), (3, 48, 4, 1)])
+def test_an_axis_that_lies_in_blocks(shape):
+    n, c, h, w = shape
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    memory = np.ascontiguousarray(x.reshape(n, c // 16, 16, h, w).transpose(0, 1, 3, 4, 2))
+    plain, blocked = Channels(1), Channels(1)
+    for _ in range(2):
+        plain.observe(x, 4)
+        blocked.observe(memory.transpose(0, 1, 4, 2, 3), 4)
+    np.testing.assert_array_equal(plain.low, x.min((0, 2, 3)))
+    for key, array in plain.state().items():
+        np.testing.assert_array_equal(array, blocked.state()[key])
