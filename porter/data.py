@@ -110,7 +110,7 @@ class Data:
             if int(array.min()) < info.min or int(array.max()) > info.max:
                 raise PorterError("PT402", f"values for input {value.name} do not fit {want}", where=where)
         self._look(array, value, want, index)
-        return np.ascontiguousarray(array, dtype=want)
+        return np.asarray(array, want, order="C")
 
     def _warn(self, key: str, message: str, fix: str) -> None:
         if key not in self._warned:

@@ -200,6 +200,8 @@ class Rule:
         if len(results) != len(op.outputs):
             raise TypeError(f"{self.name} built {len(results)} results for the {len(op.outputs)} outputs of {op.kind}")
         for old, new in zip(op.outputs, results, strict=True):
+            if new.shape is None and old.shape is not None and old.dtype == new.dtype:
+                raise NotApplicable(f"the shape of {old.name} cannot be told from the operands: one is not known")
             if (old.shape, old.dtype) != (new.shape, new.dtype) and old.shape is not None:
                 raise TypeError(f"{self.name} built {new!r} where {op.kind} gives {old!r}")
         for out in b.ops:

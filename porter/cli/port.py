@@ -147,7 +147,8 @@ def _partition(
     else:
         from porter.report.partition import print_partitioned
 
-        print_rewritten(made.rewritten, target.title)
+        # Its own proof ran on one input, for the ledger; what is written is proved as segments.
+        print_rewritten(made.rewritten, target.title, proof=False)
         if options["explain"]:
             _print_plan(made.rewritten)
         console().print()
@@ -200,19 +201,20 @@ class _RewriteSummary:
         }
 
 
-def print_rewritten(made: Rewritten, title: str) -> None:
+def print_rewritten(made: Rewritten, title: str, proof: bool = True) -> None:
     from porter.report.text import print_evidence, print_ledger, print_report
 
     out = console()
     print_ledger(out, made.ledger)
     out.print()
-    if made.evidence is not None:
-        print_evidence(out, made.evidence)
-        if not made.evidence.ok:
-            out.print("PT330: the rewritten model does not compute the same; `porter explain PT330`")
-    else:
-        out.print("not verified (--no-verify)")
-    out.print()
+    if proof:
+        if made.evidence is not None:
+            print_evidence(out, made.evidence)
+            if not made.evidence.ok:
+                out.print("PT330: the rewritten model does not compute the same; `porter explain PT330`")
+        else:
+            out.print("not verified (--no-verify)")
+        out.print()
     print_report(out, made.report, title)
 
 

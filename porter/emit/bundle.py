@@ -122,7 +122,7 @@ def emit(
     if build:
         vendor.can_build(target)
     with atomic_dir(out, overwrite) as folder:
-        samples = [[np.ascontiguousarray(a) for a in item] for item in itertools.islice(inputs, SAMPLES)]
+        samples = [[np.asarray(a, order="C") for a in item] for item in itertools.islice(inputs, SAMPLES)]
         cases = [(feeds, graph.run(feeds)) for feeds in samples[:GOLDEN]]
         if not cases:
             raise PorterError("PT342", "there is no golden input", fix="Give at least one input (--data).")

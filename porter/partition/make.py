@@ -169,7 +169,7 @@ def partition(
     parts = split(work, chosen, made.report, head)
     evidence = numpy_evidence = single = None
     findings = list(parts.notes)
-    findings += [f for f in made.report.findings if f.severity == "error" and not f.kind]
+    findings += _of_whole(made.report)
     if verify:
         say("proving the segments")
         evidence = prove(graph, parts, items, tolerance)
@@ -217,6 +217,11 @@ def _numpy(
     return dataclasses.replace(parts, segments=left), None, [told]
 
 
+def _of_whole(report: Report) -> list[Finding]:
+    """What the target has against the model as a whole, and so against its parts; an opset is each part's own."""
+    return [f for f in report.findings if f.severity == "error" and not f.kind and f.code != "PT205"]
+
+
 def _head(graph: Graph, target: Target, report: Report, cut: str | Sequence[str]) -> Cut | None:
     if isinstance(cut, str):
         cut = (cut,)
@@ -258,9 +263,9 @@ def outlook(
     from porter.legalize import legalize
 
     head = propose(graph, target, report, conflicts)
-    if not report.taken:
-        why = next(f.message for f in report.findings if f.severity == "error" and not f.kind)
-        return Outlook("no", why=why), head
+    refused = _of_whole(report)
+    if refused:
+        return Outlook("no", why=refused[0].message), head
     if report.portable:
         crossings, moved, host = host_crossings(graph, report) if report.own_host else (0, 0, 0)
         return Outlook("as is" if report.ok else "rewrite", host, crossings, moved), head
@@ -272,4 +277,8 @@ def outlook(
     many, crossings, moved, host = plan(work, target, after, late)
     if not many:
         return Outlook("no", host, why=f"{target.name} runs no op of it"), None
+    if not report.taken:  # an opset that the whole cannot have: perhaps its parts can
+        against = [f.message for f in split(work, target, after, late).notes if f.severity == "error"]
+        if against:
+            return Outlook("no", host, why=against[0]), None
     return Outlook("partition", host, crossings, moved), head

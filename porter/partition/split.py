@@ -16,7 +16,7 @@ from porter.errors import PorterError
 from porter.findings import Finding, Report
 from porter.graph import Graph
 from porter.latency import tensor_bytes
-from porter.legalize import check
+from porter.legalize import check, nearest_opset
 from porter.ops import Array, Op, Value
 from porter.partition.cost import Costs
 from porter.partition.cut import Cut, ops_between
@@ -305,6 +305,9 @@ def _segment(
     part, notes = _part(graph, name, inputs, outputs)
     price = costs.prices.ops(ops)
     if device == "accelerator":
+        wanted = nearest_opset(part, target)  # the whole may have had no form there, for what the host runs now
+        if wanted is not None:
+            part = part.at_opset(wanted)[0] or part
         left = check(part, target)
         if not left.ok:
             notes += [

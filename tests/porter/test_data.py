@@ -25,6 +25,12 @@ def samples(count, shape=(1, 3, 4, 6), seed=0):
     return np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
 
 
+def test_a_scalar_input_stays_a_scalar():
+    inputs = [Value("x", (2,), "float32"), Value("rate", (), "int64")]
+    for item in open_data([[np.zeros(2, np.float32), np.array(16000)]], inputs):
+        assert item[1].shape == () and item[1].dtype == np.int64 and item[1] == 16000
+
+
 def test_arrays_files_functions_and_lists_give_the_same_items(tmp_path, monkeypatch):
     stack = samples(5)
     np.save(tmp_path / "a.npy", stack[:, 0])

@@ -73,10 +73,24 @@ def test_what_cannot_be_converted_stays_and_is_told(target):
     assert not made.ok and made.graph.opset == 18 and made.ledger.opset is None
 
 
+def test_each_segment_has_the_opset_of_its_side(target):
+    """What has no form at the device's opset goes to the host as it is; the rest is converted."""
+    body = "g (float[2, 4] x, int64[1] a) => (float[n, m] y) { h = Relu (x) \n t = Tanh (h) \n y = ReduceMax (t, a) }"
+    graph, toy = load(body, 18), target("relu tanh", [10, 11])
+    assert porter.check(graph, toy).outlook.answer == "partition"
+    made = porter.partition(graph, toy, data=[[np.ones((2, 4), np.float32), np.array([1])]], samples=0)
+    assert made.ok and [one.graph.opset for one in made.split.segments] == [11, 18]
+    host = made.split.segments[1].graph.to_proto()
+    assert [d.dim_param for d in host.graph.output[0].type.tensor_type.shape.dim] == ["n", "m"]
+    onnx.checker.check_model(host)
+
+
 def test_a_target_of_opsets_that_porter_does_not_write(target):
     graph, toy = load(RMS, 23), target("rms_norm", [26, 28])
-    finding = porter.check(graph, toy).findings[0]
+    report = porter.check(graph, toy)
+    finding = report.findings[0]
     assert (finding.code, finding.severity) == ("PT205", "error") and "export the model" in finding.fix
+    assert report.outlook.answer == "no" and "the model has ONNX opset 23" in report.outlook.why
     made = porter.rewrite(graph, toy)
     assert not made.ok and made.graph.opset == 23
 

@@ -5,9 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import Const, check, noise, refuse, with_specials
+from harness import Around, Const, check, noise, refuse, with_specials
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from porter.ops import Op, Value
+from porter.registry import rules
+from porter.rewrite import NotApplicable
 
 INDEX = st.lists(st.integers(-5, 4), min_size=1, max_size=7)
 
@@ -155,3 +159,11 @@ def test_scatter() -> None:
 
 def test_one_hot() -> None:
     check("one_hot_to_eq", "one_hot", [np.array([[0, 2], [1, 1]])], depth=4)
+
+
+def test_a_shape_that_only_the_result_knows() -> None:
+    """A model's file can declare the shape of a result whose operand has none: no rule can build that shape."""
+    op = Op("index_select", (Value("x", None, "float32"), Value.constant("i", np.array([0]))),
+            (Value("y", (1,), "float32"),), {"axis": 0})  # fmt: skip
+    with pytest.raises(NotApplicable, match="the shape of y cannot be told"):
+        rules()["index_to_take"].apply(Around(), op, "new")

@@ -177,7 +177,7 @@ class _Flat(nn.Module):
 
 def _traced(network: IntNetwork, path: Path, opset: int | None, items: Sequence[Sequence[Array]]) -> dict[str, Any]:
     module = _Flat(network.simulated.module())
-    example = tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in items[0])
+    example = tuple(torch.from_numpy(np.asarray(x, order="C")) for x in items[0])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit: what devices' toolchains read
         traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
@@ -185,7 +185,7 @@ def _traced(network: IntNetwork, path: Path, opset: int | None, items: Sequence[
         loaded: Any = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
         errors = [TensorError(output.name) for output in network.outputs]
         for item in items:
-            found = loaded(*(torch.from_numpy(np.ascontiguousarray(x)) for x in item))
+            found = loaded(*(torch.from_numpy(np.asarray(x, order="C")) for x in item))
             for error, want, tensor in zip(errors, network(*item), found, strict=True):
                 error.add(want, tensor.numpy())
     return {"against the integers": [error.to_json() for error in errors]}
