@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -162,28 +163,33 @@ class _Runtime:
         need_float(x, grid)
         need(x.dtype in ("float32", "float64"), f"{x.dtype} cannot hold the coordinates")
         need(x.dtype == grid.dtype, f"the grid is {grid.dtype}, and the image {x.dtype}")
-        need(len(shape_of(x)) == 4, f"{len(shape_of(x)) - 2} spatial axes are not 2")
-        self.n, self.c, h, w = shape_of(x)
+        self.n, self.c, *self.size = shape_of(x)
+        axes = len(self.size)
         # A border of zeros around the image stands for everything beyond it.
         self.border = int(op.attrs["padding_mode"] == "zeros")
-        self.size = (h, w)
-        self.wide = (h + 2 * self.border, w + 2 * self.border)
+        self.wide = [extent + 2 * self.border for extent in self.size]
         need(prod(self.wide) <= 2**24, f"{prod(self.wide)} positions are more than float32 counts")
         if self.border:
-            x = b.pad(x, padding=((0, 0), (0, 0), (1, 1), (1, 1)), mode="constant", value=0.0)
+            x = b.pad(x, padding=((0, 0), (0, 0), *((1, 1),) * axes), mode="constant", value=0.0)
         self.flat = view(b, x, (self.n, self.c, prod(self.wide)))
-        self.samples = prod(shape_of(grid)[1:3])
+        self.samples = prod(shape_of(grid)[1:-1])
         self.grid = grid
 
-    def along(self, axis: int) -> Value:
-        """The positions along a spatial axis (0 is height), (N, 1, samples), clamped to the image or its border."""
-        b, n, align = self.b, self.size[axis], self.a["align_corners"]
-        part = b.slice(self.grid, **axes_slice(3, 1 - axis, 2 - axis))
+    def position(self, axis: int) -> Value:
+        """Where the samples lie along a spatial axis (0 is the first), (N, 1, samples)."""
+        b, n, axes = self.b, self.size[axis], len(self.size)
+        # The last coordinate of the grid counts along the first spatial axis.
+        part = b.slice(self.grid, **axes_slice(axes + 1, axes - 1 - axis, axes - axis))
         at = b.add(view(b, part, (self.n, 1, self.samples)), 1.0)
-        at = b.mul(at, (n - 1) / 2) if align else b.add(b.mul(at, n / 2), -0.5)
+        out: Value = b.mul(at, (n - 1) / 2) if self.a["align_corners"] else b.add(b.mul(at, n / 2), -0.5)
+        return out
+
+    def inside(self, at: Value, axis: int) -> Value:
+        """Positions reflected where that is asked for, and clamped to the image or its border."""
+        n = self.size[axis]
         if self.a["padding_mode"] == "reflection":
-            at = self._reflected(at, n, align)
-        out: Value = b.clamp(at, min=float(-self.border), max=float(n - 1 + self.border))
+            at = self._reflected(at, n, self.a["align_corners"])
+        out: Value = self.b.clamp(at, min=float(-self.border), max=float(n - 1 + self.border))
         return out
 
     def _reflected(self, at: Value, n: int, align: bool) -> Value:
@@ -197,15 +203,28 @@ class _Runtime:
         out: Value = b.add(b.mul(back, -1.0), low + span)
         return out
 
-    def take(self, row: Value, column: Value) -> Value:
-        """The elements at whole positions, (N, C, samples)."""
-        b = self.b
-        at = b.add(b.mul(row, float(self.wide[1])), column)
-        if self.border:
-            at = b.add(at, float(self.wide[1] + 1))
-        index = spread(b, b.cast(at, dtype="int64"), (self.n, self.c, self.samples))
+    def take(self, at: Sequence[Value]) -> Value:
+        """The elements at whole positions, one for each axis, (N, C, samples)."""
+        b, flat = self.b, at[0]
+        for position, extent in zip(at[1:], self.wide[1:], strict=True):
+            flat = b.add(b.mul(flat, float(extent)), position)
+        if self.border:  # the first element lies one step along each axis behind that of the border
+            flat = b.add(flat, float(sum(prod(self.wide[axis + 1 :]) for axis in range(len(self.wide)))))
+        index = spread(b, b.cast(flat, dtype="int64"), (self.n, self.c, self.samples))
         out: Value = b.gather(self.flat, index, axis=2)
         return out
+
+    def blend(self, taps: Sequence[Sequence[tuple[Value, Value]]], at: tuple[Value, ...] = ()) -> Value:
+        """The sum of the elements at all combinations of the taps (position and weight) of each axis."""
+        if len(at) == len(taps):
+            return self.take(at)
+        b = self.b
+        total: Value | None = None
+        for position, weight in taps[len(at)]:
+            part = b.mul(self.blend(taps, (*at, position)), weight)
+            total = part if total is None else b.add(total, part)
+        assert total is not None
+        return total
 
 
 _RUNTIME = ("pad", "reshape", "slice", "add", "sub", "mul", "abs", "floor", "clamp", "cast", "expand", "gather")
@@ -218,33 +237,65 @@ _RUNTIME = ("pad", "reshape", "slice", "add", "sub", "mul", "abs", "floor", "cla
     error="1e-06 of the largest |x| times the larger extent",
 )
 def grid_sample_to_gather(b: Builder, op: Op) -> Any:
-    """Bilinear sampling of an image at a grid of run time becomes four gathers and their weights.
+    """Linear sampling of an image or a volume at a grid of run time becomes gathers and their weights.
 
     Formula: with r = floor(row) and c = floor(column), y = (x[r, c] (1 - u) + x[r, c + 1] u) (1 - v) + (x[r + 1, c]
-    (1 - u) + x[r + 1, c + 1] u) v. Zeros beyond the edge are a border of zeros to which positions are clamped;
-    reflection is span - | |p - low| mod 2 span - span |.
+    (1 - u) + x[r + 1, c + 1] u) v; a volume has 8 such elements. Zeros beyond the edge are a border of zeros to which
+    positions are clamped; reflection is span - | |p - low| mod 2 span - span |.
     Example: ``y = grid_sample(x of 1x8x16x16, grid)`` -> ``p = pad(x, 1 on each side); i = cast(add(mul(r, 18), c),
     int64); y = mul(gather(reshape(p, (1, 8, 324)), expand(i), axis=2), ...) + ...``.
     Bound: 1e-06 of the largest |x| times the larger extent, in float32, for a grid within -3 to 3. What infinities and
     NaN in the grid give is the kernel's affair.
-    Does not apply: to other modes, other than two spatial axes, float16, or more than 2^24 positions.
+    Does not apply: to other modes, float16, or more than 2^24 positions.
     """
     need(op.attrs["mode"] == "bilinear", f"the mode is {op.attrs['mode']}")
     run = _Runtime(b, op)
-    lows, highs, shares, rests = [], [], [], []
-    for axis in range(2):
-        at = run.along(axis)
+    taps = []
+    for axis, n in enumerate(run.size):
+        at = run.inside(run.position(axis), axis)
         low = b.floor(at)
-        lows.append(low)
-        highs.append(b.clamp(b.add(low, 1.0), min=None, max=float(run.size[axis] - 1 + run.border)))
-        shares.append(b.sub(at, low))
-        rests.append(b.add(b.mul(shares[axis], -1.0), 1.0))
-    rows = []
-    for row in (lows[0], highs[0]):
-        left, right = run.take(row, lows[1]), run.take(row, highs[1])
-        rows.append(b.add(b.mul(left, rests[1]), b.mul(right, shares[1])))
-    out = b.add(b.mul(rows[0], rests[0]), b.mul(rows[1], shares[0]))
-    return view(b, out, shape_of(op.outputs[0]))
+        high = b.clamp(b.add(low, 1.0), min=None, max=float(n - 1 + run.border))
+        share = b.sub(at, low)
+        taps.append([(low, b.add(b.mul(share, -1.0), 1.0)), (high, share)])
+    return view(b, run.blend(taps), shape_of(op.outputs[0]))
+
+
+@rewrite(
+    removes="grid_sample",
+    yields=_RUNTIME,
+    claim="bounded",
+    error="4e-06 of the largest |x| times the larger extent",
+)
+def grid_sample_cubic_to_gather(b: Builder, op: Op) -> Any:
+    """Bicubic sampling of an image at a grid of run time becomes sixteen gathers and their weights.
+
+    Formula: cubic convolution (Keys 1981) with the parameter -3/4: at f = p - floor(p) the four elements of an axis
+    from floor(p) - 1 on have the weights -3/4 f (1 - f)^2, 5/4 f^3 - 9/4 f^2 + 1, the same of 1 - f, and -3/4 (1 - f)
+    f^2. Each element beyond the edge is zero, that of the edge, or the reflected one.
+    Example: ``y = grid_sample(x of 1x8x16x16, grid, bicubic)`` -> ``y = mul(add(mul(gather(p, i00), u0), mul(gather(p,
+    i01), u1), ...), v0) + ...``, four rows of four.
+    Bound: 4e-06 of the largest |x| times the larger extent, in float32, for a grid within -3 to 3.
+    Does not apply: to other modes, volumes, float16, or more than 2^24 positions.
+    """
+    need(op.attrs["mode"] == "bicubic", f"the mode is {op.attrs['mode']}")
+    run = _Runtime(b, op)
+    need(len(run.size) == 2, f"{len(run.size)} spatial axes are not 2")
+    taps = []
+    for axis in range(2):
+        at = run.position(axis)
+        first = b.floor(at)
+        near = b.sub(at, first)
+        far = b.add(b.mul(near, -1.0), 1.0)
+        near2, far2 = b.mul(near, near), b.mul(far, far)
+        weights = (
+            b.mul(b.mul(near, far2), -0.75),
+            b.add(b.mul(near2, b.add(b.mul(near, 1.25), -2.25)), 1.0),
+            b.add(b.mul(far2, b.add(b.mul(far, 1.25), -2.25)), 1.0),
+            b.mul(b.mul(far, near2), -0.75),
+        )
+        places = [first if t == 0 else b.add(first, float(t)) for t in range(-1, 3)]
+        taps.append([(run.inside(place, axis), weight) for place, weight in zip(places, weights, strict=True)])
+    return view(b, run.blend(taps), shape_of(op.outputs[0]))
 
 
 @rewrite(
@@ -254,7 +305,7 @@ def grid_sample_to_gather(b: Builder, op: Op) -> Any:
     error="bit-equal but where a coordinate lies within rounding of the middle of two elements",
 )
 def grid_sample_nearest_to_gather(b: Builder, op: Op) -> Any:
-    """Nearest sampling of an image at a grid of run time becomes one gather.
+    """Nearest sampling of an image or a volume at a grid of run time becomes one gather.
 
     Formula: y = x[round(row), round(column)]. Zeros beyond the edge are a border of zeros to which positions are
     clamped.
@@ -262,12 +313,12 @@ def grid_sample_nearest_to_gather(b: Builder, op: Op) -> Any:
     y = gather(reshape(pad(x), (1, 8, 324)), expand(i), axis=2)``.
     Bound: bit-equal, but where a coordinate lies within rounding of the middle of two elements, which is either of the
     two.
-    Does not apply: to other modes, other than two spatial axes, float16, or more than 2^24 positions.
+    Does not apply: to other modes, float16, or more than 2^24 positions.
     """
     need(op.attrs["mode"] == "nearest", f"the mode is {op.attrs['mode']}")
     run = _Runtime(b, op)
-    row, column = (b.round(run.along(axis)) for axis in range(2))
-    return view(b, run.take(row, column), shape_of(op.outputs[0]))
+    at = [b.round(run.inside(run.position(axis), axis)) for axis in range(len(run.size))]
+    return view(b, run.take(at), shape_of(op.outputs[0]))
 
 
 @rewrite(

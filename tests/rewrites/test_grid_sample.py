@@ -54,13 +54,20 @@ def test_constant_grid(case: tuple[Any, Any, dict[str, Any]]) -> None:
         check(rule, "grid_sample", [x, Const(grid)], of=_of(x), **attrs)
 
 
-@given(samplings(2, ("bilinear",)))
+@given(st.integers(2, 3).flatmap(lambda axes: samplings(axes, ("bilinear",))))
 def test_bilinear_at_run_time(case: tuple[Any, Any, dict[str, Any]]) -> None:
     x, grid, attrs = case
     check("grid_sample_to_gather", "grid_sample", [x, grid], of=_of(x), **attrs)
 
 
-@given(samplings(2, ("nearest",)))
+@given(samplings(2, ("bicubic",)))
+def test_bicubic_at_run_time(case: tuple[Any, Any, dict[str, Any]]) -> None:
+    x, grid, attrs = case
+    fragment = check("grid_sample_cubic_to_gather", "grid_sample", [x, grid], of=_of(x), **attrs)
+    assert sum(op.kind == "gather" for op in fragment.ops) == 16
+
+
+@given(st.integers(2, 3).flatmap(lambda axes: samplings(axes, ("nearest",))))
 def test_nearest_at_run_time(case: tuple[Any, Any, dict[str, Any]]) -> None:
     x, grid, attrs = case
     check("grid_sample_nearest_to_gather", "grid_sample", [x, grid], **attrs)
@@ -75,6 +82,15 @@ def test_by_hand() -> None:
     for rule in (*CONSTANT, "grid_sample_to_gather"):
         points = grid if rule == "grid_sample_to_gather" else Const(grid)
         check(rule, "grid_sample", [x, points], of=32.0, want=want, **attrs)
+
+
+def test_cubic_by_hand() -> None:
+    """At 1.5 of four elements the weights are -3/32, 19/32, 19/32, -3/32; beyond the edge there are zeros."""
+    x = np.float32([[[[1.0, 2.0, 4.0, 8.0]]]])
+    grid = np.float32([[[[0.0, 0.0], [-1.0, 0.0]]]])  # at 3/2 and at -1/2
+    attrs = {"mode": "bicubic", "padding_mode": "zeros", "align_corners": False}
+    want = [np.float32([[[[(-3 + 38 + 76 - 24) / 32, 19 / 32 - 6 / 32]]]])]
+    check("grid_sample_cubic_to_gather", "grid_sample", [x, grid], of=32.0, want=want, **attrs)
 
 
 def test_far_coordinates_are_beyond_the_edge() -> None:
@@ -106,8 +122,10 @@ def test_refuses() -> None:
     refuse("grid_sample_nearest_to_gather", "grid_sample", [x, grid], "mode is bilinear", **plain)
     half = [v.astype(np.float16) for v in (x, grid)]
     refuse("grid_sample_to_gather", "grid_sample", half, "float16 cannot hold", **plain)
+    refuse("grid_sample_cubic_to_gather", "grid_sample", [x, grid], "mode is bilinear", **plain)
     volume = [noise(1, 2, 3, 3, 3), noise(1, 2, 2, 2, 3)]
-    refuse("grid_sample_to_gather", "grid_sample", volume, "3 spatial axes are not 2", **plain)
+    cubic = {**plain, "mode": "bicubic"}
+    refuse("grid_sample_cubic_to_gather", "grid_sample", volume, "3 spatial axes are not 2", **cubic)
 
 
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=3), st.booleans())
