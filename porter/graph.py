@@ -102,7 +102,7 @@ class Graph(ABC):
     def stream(self, taps: Sequence[str]) -> Callable[[Sequence[Array]], list[Array]]:
         """A function that runs on one sample after another, as :meth:`run` does with ``fast``.
 
-        What it gives is good for two more calls, and may be a view whose elements lie in another order of
+        What it gives is good until the call after the next, and may be a view whose elements lie in another order of
         memory, with an axis as two: (N, C / b, b, H, W), of which ``reshape`` makes a copy of the value's own shape.
 
         Args:

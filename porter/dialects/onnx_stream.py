@@ -35,8 +35,8 @@ _SIZES = (16, 8, 4)
 _LARGEST = 1 << 29
 #: Dtypes of values that can be bound to numpy's memory.
 _DTYPES = frozenset({"float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"})
-#: Sets of buffers: what one call gives is good for two more.
-_SETS = 3
+#: Sets of buffers, in turns. More of them would lie in the processor's caches less.
+_SETS = 2
 #: Alignment of every array in a set of buffers.
 _ALIGNED = 64
 
@@ -161,8 +161,8 @@ def bindable(values: Sequence[Value]) -> bool:
 def stream(
     made: Blocks, inputs: Sequence[Value], values: Sequence[Value], source: str
 ) -> Callable[[Feeds], list[Array]]:
-    """A function that runs the session and gives ``values`` (:func:`bindable`), in arrays that the third call
-    after it overwrites; those of ``made.blocked`` as :func:`in_blocks` shows them.
+    """A function that runs the session and gives ``values`` (:func:`bindable`), in arrays that the call after
+    the next overwrites; those of ``made.blocked`` as :func:`in_blocks` shows them.
 
     Raises, when it is called:
         PorterError: PT353 when onnxruntime fails.

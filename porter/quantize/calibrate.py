@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import cast
 
 import numpy as np
@@ -34,8 +34,8 @@ __all__ = ["Calibration", "calibrate"]
 #: The activations of a first batch norm differ from its training statistics by more than this only on wrong
 #: inputs.
 _UNLIKE_TRAINING = 20.0
-#: Runs in memory at a time: one that is observed, and two that come after it.
-_AHEAD = 3
+#: Seconds to wait for an idle thread to begin a run, at most.
+_BEGIN = 0.01
 #: Samples of which what enters the first batch norm is looked at.
 _LOOK = 32
 #: One sample this many times larger than the typical one leaves the others a few of 127 steps.
@@ -167,12 +167,12 @@ def calibrate(
     watch: Iterable[str] = (),
     labels: Mapping[str, str] | None = None,
     steps: Steps | None = None,
-    taps_bytes: int = TAPS_BYTES // _AHEAD,
+    taps_bytes: int = TAPS_BYTES // 2,
     state: Path | None = None,
 ) -> Calibration:
     """Observe values of a graph on every sample of ``data``.
 
-    While one sample is observed, the model already runs on those after it: three are in memory, whatever their number.
+    While one sample is observed, the model already runs on the next: two are in memory, whatever their number.
 
     Args:
         groups: for the name of a group, the names of the values that share its observer.
@@ -262,34 +262,33 @@ def _prepared(
     )
 
 
-#: A run: the index of the sample, whether it is the sample's last run, the sample, and what comes of it.
-_Run = tuple[int, bool, list[Array], "Future[tuple[list[Array], dict[str, Array]]]"]
-
-
-def _result(run: _Run) -> tuple[int, bool, list[Array], dict[str, Array]]:
-    index, last, item, future = run
-    return index, last, item, future.result()[1]
-
-
 def _ahead(
     taps: Taps, items: Iterator[list[Array]], start: int
 ) -> Iterator[tuple[int, bool, list[Array], dict[str, Array]]]:
-    """(index of the sample, whether it is complete now, the sample, values) of every run; the next one is already
+    """(index of the sample, whether it is complete now, the sample, values) of every run; the run after it is already
     under way in another thread, which the kernels of both frameworks let run beside this one.
-
-    A third waits there, so that the other thread goes from one run to the next without this one: who observes many
-    small tensors holds the interpreter's lock nearly all the time.
     """
+    begun = Event()
+
+    def fetch(item: list[Array], run: int) -> dict[str, Array]:
+        begun.set()
+        return taps.fetch(item, run)[1]
+
     with ThreadPoolExecutor(1) as pool:
-        waiting: deque[_Run] = deque()
+        waiting: tuple[int, bool, list[Array], Future[dict[str, Array]]] | None = None
         try:
             for index, item in enumerate(items, start):
                 for run in range(len(taps)):
-                    waiting.append((index, run + 1 == len(taps), item, pool.submit(taps.fetch, item, run)))
-                    if len(waiting) == _AHEAD:
-                        yield _result(waiting.popleft())
-            while waiting:
-                yield _result(waiting.popleft())
+                    idle = waiting is None or waiting[3].done()
+                    begun.clear()
+                    future = pool.submit(fetch, item, run)
+                    if idle:  # who observes many small tensors holds the interpreter's lock nearly all the time
+                        begun.wait(_BEGIN)
+                    if waiting is not None:
+                        yield *waiting[:3], waiting[3].result()
+                    waiting = index, run + 1 == len(taps), item, future
+            if waiting is not None:
+                yield *waiting[:3], waiting[3].result()
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -24,7 +24,7 @@ __all__ = ["Block", "Extremes"]
 #: Samples in a block.
 _ROWS = 64
 #: Sets of arrays that are remembered: as many as a stream has.
-_SHELVES = 3
+_SHELVES = 2
 
 
 class Block(NamedTuple):

@@ -34,8 +34,8 @@ class Taps:
     """Runs a graph on samples and hands out named values, in as many runs a sample as ``taps_bytes`` asks for.
 
     Args:
-        fast: as for :meth:`porter.graph.Graph.run`; then what a run gives is good for two more runs, and values are
-            as :meth:`porter.graph.Graph.stream` gives them.
+        fast: as for :meth:`porter.graph.Graph.run`; then what a run gives is good until the run after the
+            next, and values are as :meth:`porter.graph.Graph.stream` gives them.
     """
 
     def __init__(
