@@ -260,7 +260,11 @@ def _prelu(at: At) -> Lifted | None:
     if slope.shape == (width,):
         return "prelu", at.ins, {}
     if not slope.is_const:
-        return None
+        # torch exports slopes that are alike once, and reads the others through an Identity.
+        data = at.const(1)
+        if data is None:
+            return None
+        slope = Value.constant(f"{slope.name}_flat", data)
     return "prelu", (at.x, derived(slope, (width,), lambda a: a.reshape(-1))), {}
 
 

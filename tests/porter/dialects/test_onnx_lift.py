@@ -546,3 +546,16 @@ def test_an_index_out_of_range_is_no_box() -> None:
     assert assigned_box(np.array([[4]]), (4, 2)) is None
     assert assigned_box(np.zeros((0, 1), np.int64), (4, 2)) is None
     assert assigned_box(np.zeros((2, 3), np.int64), (4, 2)) is None
+
+
+def test_a_slope_behind_an_identity_is_known() -> None:
+    """torch exports slopes that are alike once, and reads the second through an Identity."""
+    slope = numpy_helper.from_array(np.full((4, 1, 1), 0.25, F), "s")
+    nodes = [helper.make_node("Identity", ["s"], ["t"]), helper.make_node("PRelu", ["x", "t"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, 1, [1, 4, 2, 2]) for name in "xy"]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], [slope]), opset_imports=[helper.make_opsetid("", 13)]
+    )
+    op = OnnxGraph.load(model).ops()[-1]
+    assert op.kind == "prelu" and op.inputs[1] is not None and op.inputs[1].shape == (4,)
+    np.testing.assert_array_equal(op.inputs[1].numpy(), [0.25] * 4)
