@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from porter.verify import Evidence
 
 __all__ = [
-    "Ported", "Rewritten", "check", "debug", "emit", "port", "quantize", "resave", "rewrite", "run",
-    "save", "verify",
+    "SAMPLES", "Ported", "Rewritten", "check", "comparable", "debug", "emit", "port", "quantize", "resave", "rewrite",
+    "run", "save", "verify",
 ]  # fmt: skip
 
 Progress = Callable[[str], None]
@@ -124,6 +124,7 @@ def rewrite(
     tolerance: float = 1e-4,
     explain: bool = False,
     opset: int | None = None,
+    open_batch: bool = False,
     progress: Progress | None = None,
     **loading: Any,
 ) -> Rewritten:
@@ -139,6 +140,8 @@ def rewrite(
         tolerance: the largest difference allowed, as a share of an output's range.
         explain: the report of the original says which candidates the planner considered.
         opset: the ONNX opset of the result (default: the model's own, or the nearest that the target takes).
+        open_batch: of an ONNX model whose inputs leave the first axis open, leave it open (see
+            :mod:`porter.open_batch`); proved on random inputs of several batches.
         progress: called with a short text at each step.
 
     Raises:
@@ -148,7 +151,20 @@ def rewrite(
     from porter.loading import load
     from porter.partition.make import outlook
 
+    if verify:
+        comparable(data, samples)
     chosen = _target(target)
+    if open_batch:
+        from porter.open_batch import rewrite_open
+
+        if data is not None or inputs is not None:
+            raise PorterError("PT519", "an open batch is proved on random inputs of its own shapes", "--open-batch",
+                              "Leave --data and --input out.")  # fmt: skip
+        new, ledger, before, after, evidence = rewrite_open(
+            model, chosen, _claims(allow), apply, verify=verify, samples=samples, seed=seed, tolerance=tolerance,
+            explain=explain, opset=opset, progress=progress, loading=loading,
+        )  # fmt: skip
+        return Rewritten(new, ledger, evidence, replace(after, outlook=outlook(new, chosen, after, rewritten=True)[0]), before)
     graph = load(model, inputs, **loading)
     new, ledger, before, after = legalize(graph, chosen, _claims(allow), apply, progress, explain=explain, opset=opset)
     evidence = None
@@ -191,11 +207,12 @@ def verify(
     """Compare two models on the same inputs: every output, and every value that has the same name in both.
 
     Raises:
-        PorterError: PT331 when their outputs cannot be compared.
+        PorterError: PT331 when their outputs cannot be compared, PT519 without ``data`` and ``samples``.
     """
     from porter.loading import load
     from porter.verify import verify
 
+    comparable(data, samples)
     reference, other = load(before, inputs), load(after, inputs)
     taps = [out.name for op in reference.ops() for out in op.outputs if out.shape is not None]
     return verify(reference, other, _samples(reference, data, samples, seed), taps, tolerance, progress)
@@ -518,6 +535,15 @@ def _quantizable(graph: Graph, target: Target) -> Graph:
     if table.flow != "tensors" or all(op.kind != "batch_norm" for op in graph.ops()):
         return graph
     return legalize(graph, target, (), ("fold_batch_norm",))[0]
+
+
+def comparable(data: Any, samples: int) -> None:
+    """Raise PorterError PT519 where there would be no input to compare on: nothing is equal by that."""
+    from porter.errors import PorterError
+
+    if data is None and samples < 1:
+        what = "there is no input to compare on"
+        raise PorterError("PT519", what, "--samples", "Take 1 or more, or give inputs of your own: --data.")
 
 
 def _samples(graph: Graph, data: Any, count: int, seed: int, preprocess: Any = None) -> Iterable[Sequence[Array]]:

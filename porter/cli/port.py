@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from porter.api import SAMPLES
 from porter.cli.app import app
 from porter.cli.options import (
     Allow,
@@ -61,6 +62,9 @@ def rewrite(
     allow: Allow = None,
     apply: Apply = None,
     data: Data = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="How many random inputs to compare on, beside --data.")
+    ] = SAMPLES,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the result equal.")] = True,
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0.0, help="Largest difference allowed, as a share of an output's range.")
@@ -81,6 +85,9 @@ def rewrite(
     opset: Annotated[
         int | None, typer.Option("--opset", help="ONNX opset of the result; default: one that the device takes.")
     ] = None,
+    open_batch: Annotated[
+        bool, typer.Option("--open-batch", help="Leave the first axis of an ONNX model's inputs open.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do and prove everything, write nothing.")] = False,
     overwrite: Overwrite = False,
     run_pickled_code: RunPickled = False,
@@ -97,14 +104,19 @@ def rewrite(
         check_output(output, overwrite, files(model, data), folder=True if partition or cut else None)
     chosen = Target.load(target)
     options: dict[str, Any] = {
-        "allow": allow or (), "apply": apply or (), "verify": verify, "data": data, "tolerance": tolerance,
-        "explain": explain_plan,
+        "allow": allow or (), "apply": apply or (), "verify": verify, "data": data, "samples": samples,
+        "tolerance": tolerance, "explain": explain_plan,
         **loading(factory, model_arg, run_pickled_code, batch),
     }  # fmt: skip
     if partition or cut:
+        if opset is not None:
+            raise PorterError(
+                "PT519", "a divided model has no opset of its own", "--opset",
+                "Leave it away: each segment of the device has one that the device takes.",
+            )  # fmt: skip
         _partition(model, chosen, input_, cut or ["auto"], output if not dry_run else None, overwrite, format_, options)
     with progress() as say:
-        made = api.rewrite(model, chosen, input_, opset=opset, progress=say, **options)
+        made = api.rewrite(model, chosen, input_, opset=opset, open_batch=open_batch, progress=say, **options)
         unequal = made.evidence is not None and not made.evidence.ok
         written = None
         if output is not None and not dry_run and not unequal:

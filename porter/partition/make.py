@@ -153,9 +153,11 @@ def partition(
         PorterError: PT752 when the accelerator would have nothing to do, PT753 for a cut that cannot be made; the
             model, the target, the data or an option is wrong.
     """
-    from porter.api import _samples, rewrite
+    from porter.api import _samples, comparable, rewrite
     from porter.loading import load
 
+    if verify:
+        comparable(data, samples)
     say = progress or (lambda _text: None)
     chosen = target if isinstance(target, Target) else Target.load(target)
     graph = load(model, inputs, **loading)
@@ -189,7 +191,7 @@ def partition(
 _PARTS = Finding(
     "PT758", "warning", "the outputs of the segments in a row differ, and every segment by itself gives what the model "
     "gives: a selection (a threshold, a rank, an overlap) turned a rounding into another choice",
-    fix="Prove it on real data (--data), where scores are not all alike.",
+    fix="Prove it on real data alone (--data, --samples 0), where scores are not all alike.",
 )  # fmt: skip
 
 
@@ -212,7 +214,7 @@ def _numpy(
     )
     told = Finding(
         "PT759", "warning", f"the numpy form of {names} did not give what the model gives, and was left out: {why}",
-        fix="Prove it on real data (--data): a selection among scores that are all alike turns on a rounding.",
+        fix="Prove it on real data alone (--data, --samples 0): where scores are all alike, a rounding selects.",
     )  # fmt: skip
     return dataclasses.replace(parts, segments=left), None, [told]
 

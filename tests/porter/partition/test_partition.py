@@ -370,6 +370,9 @@ def test_the_command(porter, target, tmp_path):
     code, out, _ = porter("rewrite", "-t", toy, net, "--cut", "g", "-f", "json", "--dry-run")
     made = json.loads(out)
     assert code == 0 and made["ok"] and made["cut"] == ["g"] and made["output"] is None
+    for option, said in (("--samples=0", "no input to compare on"), ("--opset=13", "no opset of its own")):
+        code, out, err = porter("rewrite", "-t", toy, net, "--partition", option, "-o", "never")
+        assert code == 2 and "PT519" in err and said in err and not (tmp_path / "never").exists()
     code, out, err = porter("rewrite", "-t", toy, net, "--cut", "zzz", "-o", "never")
     assert code == 2 and "PT753" in err and not (tmp_path / "never").exists()
     code, out, _ = porter("check", "-t", toy, net)
