@@ -181,7 +181,9 @@ class Quantization(Section):
     of 8 bits (``equalize``, ``adaround``, ``bias_correction``; what harms is taken back). ``calibration`` are the ways
     that the device's toolchain has to find ranges.
     ``output_dtypes`` are those that the result of a convolution or matrix product can have: with ``"int32"`` or
-    ``"float32"`` among them, one that no integer op reads is not requantized.
+    ``"float32"`` among them, one that no integer op reads is not requantized. With a float among them the device
+    changes between integers and floats as it goes: in the flow of tensors, an op other than these is computed in
+    integers only between integer ops, one that gives its operands and one that reads its result.
     """
 
     scheme: Scheme

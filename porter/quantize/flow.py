@@ -61,7 +61,8 @@ class _Flow:
                 self._sets.join(value.name for value in _moved(op))
 
     def plan(self, width: str) -> Plan:
-        if self._scheme.float_tail:
+        if self._scheme.mixes_floats:
+            self._start_late()
             self._end_early()
         needed = {self._sets.root(value.name) for _, value in self._reads()}
         for site in self._active():
@@ -140,6 +141,21 @@ class _Flow:
                     if value.name not in self._fused:
                         yield site_of, value
 
+    def _start_late(self) -> None:
+        """Leave to float what no integers reach: an op, no product, of which every tensor comes from a float op. Its
+        operands would be rounded for it alone; so its result is rounded, once, where an integer op reads it.
+        """
+        while True:
+            made = {self._sets.root(site.result.name) for site in self._active()}
+            late = [
+                site for site in self._active()
+                if site.op.kind not in PRODUCTS
+                and not any(self._sets.root(v.name) in made for v in data_operands(site.op) if not v.is_const)
+            ]  # fmt: skip
+            if not late:
+                return
+            self._leave(late)
+
     def _end_early(self) -> None:
         """Leave to float what comes after the last product: an integer op whose result no integer op reads."""
         while True:
@@ -150,10 +166,14 @@ class _Flow:
             ]  # fmt: skip
             if not ended:
                 return
-            for site in ended:
-                site.quantized = False
-            gone = {id(site) for site in ended}
-            self._sites = [site for site in self._sites if id(site) not in gone]
+            self._leave(ended)
+
+    def _leave(self, sites: Sequence[Site]) -> None:
+        """Compute these in float."""
+        for site in sites:
+            site.quantized = False
+        gone = {id(site) for site in sites}
+        self._sites = [site for site in self._sites if id(site) not in gone]
 
     # -- groups --------------------------------------------------------------------------------------------------
 

@@ -480,7 +480,7 @@ def _costs(target: Target, scheme: Scheme) -> tuple[dict[str, float], list[str]]
     notes: list[str] = []
     bits = {name: max(BITS[w.weight], BITS[w.activation]) for name, w in scheme.widths.items()}
     total = {name: BITS[w.weight] + BITS[w.activation] for name, w in scheme.widths.items()}
-    if scheme.flow == "tensors" and scheme.float_tail:
+    if scheme.flow == "tensors" and scheme.mixes_floats:
         bits[FLOAT], total[FLOAT] = 32, 64
     costs: dict[str, float] = {}
     for name in bits:

@@ -106,8 +106,8 @@ class Scheme:
         return not {"float16", "float32", "int32"}.isdisjoint(self.table.output_dtypes)
 
     @property
-    def float_tail(self) -> bool:
-        """Whether the device computes in float what comes after its last integer product."""
+    def mixes_floats(self) -> bool:
+        """Whether the device computes in float what lies between its integer ops, before and after them."""
         return not {"float16", "float32"}.isdisjoint(self.table.output_dtypes)
 
     def certain(self, key: str) -> bool:

@@ -83,6 +83,41 @@ def test_what_no_integer_op_reads(tmp_path):
     assert frozenset({"c_y"}) in groups_of(graph, narrow)[1]
 
 
+def affine_after_float(between=()):
+    """conv a, a float op, times and plus a constant, ``between`` (p to q), conv b: (1, 3, 8, 8) to (1, 2, 8, 8)."""
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32) * 0.3  # noqa: E731
+    tensors = {"a.weight": normal(4, 3, 1, 1), "b.weight": normal(2, 4, 1, 1), "half": np.float32(0.5)}
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "a.weight"], ["a_y"], name="a"),
+        node("HardSwish", ["a_y"], ["swish"], name="swish"),
+        node("Mul", ["swish", "half"], ["m"], name="times"),
+        node("Add", ["m", "half"], ["p"], name="plus"),
+        *between,
+        node("Conv", ["q" if between else "p", "b.weight"], ["out"], name="b"),
+    ]
+    return porter.load(models.model(nodes, {"x": (1, 3, 8, 8)}, {"out": (1, 2, 8, 8)}, tensors))
+
+
+def test_what_no_integer_op_makes(bpu, tmp_path):
+    mixing = targets.load(tmp_path, output_dtypes='["int8", "float32"]')
+    values = lambda graph, target: {name for group in groups_of(graph, target)[1] for name in group}  # noqa: E731
+    # What stands between a float op and the next product is rounded once, where the product reads it.
+    assert values(affine_after_float(), mixing) == {"x", "p"}
+    assert {"swish", "m", "p"} <= values(affine_after_float(), bpu)  # this device has no floats in between
+    pooled = [helper.make_node("MaxPool", ["p"], ["q"], name="pool", kernel_shape=[1, 1])]
+    assert values(affine_after_float(pooled), mixing) == {"x", "p", "q"}
+    # An integer tensor among the operands keeps the op in integers, also when a passive op moved it.
+    moved = [
+        helper.make_node("MaxPool", ["x"], ["p_x"], name="pool", kernel_shape=[1, 1]),
+        helper.make_node("Conv", ["p_x", "a.weight"], ["c_y"], name="c"),
+        helper.make_node("MaxPool", ["c_y"], ["c_p"], name="pool_c", kernel_shape=[1, 1]),
+        helper.make_node("Add", ["p", "c_p"], ["q"], name="sum"),
+    ]
+    assert values(affine_after_float(moved), mixing) == {"x", "p_x", "p", "c_y", "c_p", "q"}
+
+
 def by_hand(made, x):
     """branches() in integers of the BPU: half up, one rounding a tensor, int32 bias, a weight scale a channel."""
     e, tensors = made.encodings, {t.name: t for t in branches().graph.initializer}
