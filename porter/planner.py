@@ -426,18 +426,31 @@ class Planner:
 
     def _progress(self, op: Op, made: Fragment) -> None:
         """Refuse what the dialect would write as an op of the kind that is to go: ONNX has no ``ne``, so that an ``eq``
-        replaced by it would be there again."""
+        replaced by it would be there again; and what it would write as one of a kind that the target lacks: a
+        ``square``, which is a Mul."""
         for one in made.ops:
-            key = one.kind, tuple(one.attrs.items())
-            try:
-                held = self._held.get(key)
-            except TypeError:  # an unhashable attribute
-                continue
-            if held is None:
-                held = self._held[key] = tuple(self._graph.held(one))
-            if any(low.kind == op.kind and low is not one and self._judge(low).verdict != "native" for low in held):
+            held = self._held_as(one)
+            other = len(held) == 1 and held[0].kind != one.kind
+            if any(
+                (low.kind == op.kind or other) and low is not one and self._judge(low).verdict != "native"
+                for low in held
+            ):
                 kinds = " and ".join(dict.fromkeys(low.kind for low in held))
                 raise NotApplicable(f"it yields {one.kind}, which is written as {kinds} in {self._graph.dialect}")
+
+    def _held_as(self, op: Op) -> tuple[Op, ...]:
+        """What the graph would have for ``op`` (see :meth:`porter.graph.Graph.held`); asked once for all alike."""
+        operands = tuple(v and (v.shape, v.dtype, v.is_const) for v in op.inputs)
+        key = op.kind, tuple(op.attrs.items()), operands
+        try:
+            held = self._held.get(key)
+        except TypeError:  # an unhashable attribute
+            return (op,)
+        if held is None:
+            held = self._held[key] = tuple(self._graph.held(op))
+            if held == (op,):
+                self._held[key] = ()  # it stands for every op like it, each of which is itself
+        return held or (op,)
 
     def _came_back(self, op: Op, rule: Rule) -> bool:
         """Whether ``rule`` made this op already: what it builds has, in the graph's dialect, the form of what it

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .maker import Unfit, production
 from .onnx_maker import ONNX, OnnxMaker
 from .program import Var
@@ -39,7 +41,11 @@ def conv(m: OnnxMaker) -> None:
         fan *= k
     weight = m.weight(out, c // groups, *kernel, fan=fan, dtype=x.dtype)
     bias = m.const((out,), x.dtype) if m.chance(0.6) else None
-    attrs = {"dilations": dilation, "group": groups, "strides": [m.rng.choice((1, 1, 1, 2, 3)) for _ in kernel]}
+    attrs: dict[str, Any] = {
+        "dilations": dilation,
+        "group": groups,
+        "strides": [m.rng.choice((1, 1, 1, 2, 3)) for _ in kernel],
+    }
     if m.chance(0.15) and max(dilation) == 1:
         attrs["auto_pad"] = m.rng.choice(("SAME_UPPER", "SAME_LOWER", "VALID"))
     else:
@@ -60,7 +66,7 @@ def transposed_conv(m: OnnxMaker) -> None:
     out = m.rng.choice((1, 2, 3))
     strides = [m.rng.choice((1, 2, 2, 3)) for _ in range(rank - 2)]
     kernel = [s if m.chance(0.3) else m.rng.choice((1, 2, 3, 4)) for s in strides]
-    attrs = {"strides": strides, "group": groups, "pads": _pads(m, kernel)}
+    attrs: dict[str, Any] = {"strides": strides, "group": groups, "pads": _pads(m, kernel)}
     if m.chance(0.25):
         attrs["output_padding"] = [m.rng.randint(0, s - 1) for s in strides]
     if m.chance(0.15):
@@ -76,7 +82,11 @@ def pool(m: OnnxMaker) -> None:
     largest = m.chance(0.5)
     kernel = [m.rng.choice([k for k in ((1, 2, 3, 3) if m.chance(0.8) else (4, 5, 6, 8)) if k <= n] or [n])
               for n in x.shape[2:]]  # fmt: skip
-    attrs = {"kernel_shape": kernel, "strides": [m.rng.choice((1, 2, 2, 3)) for _ in kernel], "pads": _pads(m, kernel)}
+    attrs: dict[str, Any] = {
+        "kernel_shape": kernel,
+        "strides": [m.rng.choice((1, 2, 2, 3)) for _ in kernel],
+        "pads": _pads(m, kernel),
+    }
     shape = None
     if m.chance(0.3):
         attrs["ceil_mode"] = 1
@@ -160,7 +170,7 @@ def gemm(m: OnnxMaker) -> None:
     weight = m.weight(*((out, inside) if trans else (inside, out)), fan=inside)
     shape = m.rng.choice(((out,), (1, out), (rows, out), (rows, 1), (1,)))
     bias = m.const(shape) if m.chance(0.7) else None
-    attrs = {"alpha": m.rng.choice((1.0, 1.0, 0.5)), "beta": m.rng.choice((1.0, 1.0, 2.0))}
+    attrs: dict[str, Any] = {"alpha": m.rng.choice((1.0, 1.0, 0.5)), "beta": m.rng.choice((1.0, 1.0, 2.0))}
     m.node("Gemm", x, weight, bias, transA=int(across), transB=int(trans), scale=x.scale + 2, **attrs)
 
 
@@ -234,7 +244,7 @@ def recurrent(m: OnnxMaker) -> None:
     ]
     if m.chance(0.3):
         parts += [None, m.const((ways, batch, hidden))]
-    attrs: dict[str, object] = {"hidden_size": hidden, "direction": direction}
+    attrs: dict[str, Any] = {"hidden_size": hidden, "direction": direction}
     if op == "GRU":
         attrs["linear_before_reset"] = int(m.chance(0.5))
     if op == "RNN" and m.chance(0.3):
@@ -283,5 +293,5 @@ def cumulative_sum(m: OnnxMaker) -> None:
     x = m.float(1, 2, 3, 4, dtype="float32")
     n = x.shape[0]
     axis = m.axis(x.rank)
-    attrs = {"exclusive": int(m.chance(0.3)), "reverse": int(m.chance(0.3))}
+    attrs: dict[str, Any] = {"exclusive": int(m.chance(0.3)), "reverse": int(m.chance(0.3))}
     m.node("CumSum", x, m.values(axis, "int64"), scale=x.scale * min(n, 4), **attrs)

@@ -23,6 +23,8 @@ OPSETS = (11, 12, 13, 13, 14, 16, 17, 17, 18, 19, 20, 21, 21)
 class OnnxMaker(Maker):
     """Grows a program of ONNX operators."""
 
+    _shape: Sequence[int] | None = None
+
     def node(
         self,
         op: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 from .maker import Unfit, production
 from .onnx_maker import ONNX, OnnxMaker
@@ -266,7 +267,7 @@ def resize(m: OnnxMaker) -> None:
     if mode == "cubic" and x.rank != 4:
         raise Unfit
     ways = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
-    attrs: dict[str, object] = {"mode": mode, "coordinate_transformation_mode": m.rng.choice(ways)}
+    attrs: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": m.rng.choice(ways)}
     if mode == "nearest":
         near = ("floor", "round_prefer_floor", "round_prefer_ceil", "ceil")
         attrs["nearest_mode"] = m.rng.choice(near)

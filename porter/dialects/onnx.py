@@ -30,6 +30,7 @@ import porter.dialects.onnx_lower_layers
 import porter.dialects.onnx_lower_math
 import porter.dialects.onnx_lower_recurrent
 from porter.dialects import onnx_origin
+from porter.dialects.onnx_ceil import POOLS, as_inferred
 from porter.dialects.onnx_evaluate import evaluate, part_session
 from porter.dialects.onnx_fold import Constants
 from porter.dialects.onnx_lift import SAME, At, lift
@@ -71,6 +72,12 @@ _SLACK = 4
 _FOLDED = 1 << 26
 #: Equal constants of up to this many elements are one initializer.
 _POOLED = 16
+#: Kinds of which some or all are one node that ONNX has for another kind as well, as which it is lifted.
+_SHARED_FORMS = frozenset({
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d", "bitwise_and",
+    "bitwise_not", "bitwise_or", "bitwise_xor", "chunk", "embedding", "fill", "flatten", "flip", "gemm", "linear",
+    "masked_fill", "relu6", "sort", "square", "take",
+})  # fmt: skip
 
 assert porter.dialects.onnx_lower_index and porter.dialects.onnx_lower_recurrent  # their import fills the table
 
@@ -222,7 +229,7 @@ class OnnxGraph(Graph):
 
     def held(self, op: Op) -> Sequence[Op]:
         """See :meth:`Graph.held`: its nodes at the model's opset, lifted."""
-        if self.expresses(op):
+        if op.kind not in _SHARED_FORMS and self.expresses(op):
             return (op,)
         inputs = {v.name: v for v in op.operands if not v.is_const}
         try:
@@ -599,10 +606,10 @@ class OnnxGraph(Graph):
         if origins:
             for node in model.nodes:
                 # Untouched nodes are shared with the loaded model: the record goes onto the copy.
-                graph.node.append(node.proto)
+                graph.node.append(self._written(node))
                 onnx_origin.write(graph.node[-1], node.origin or onnx_origin.read(node.proto))
         else:
-            graph.node.extend([node.proto for node in model.nodes])
+            graph.node.extend([self._written(node) for node in model.nodes])
         skipped = set(without)
         graph.initializer.extend([t for name, t in model.tensors.items() if name not in skipped])
         outputs = {v.name: v for v in graph.output}
@@ -611,6 +618,12 @@ class OnnxGraph(Graph):
             if shape is not None and dtype is not None:
                 value.type.CopyFrom(type_proto((shape, dtype)))
         return proto
+
+    def _written(self, node: Node) -> NodeProto:
+        """The node, so that onnx's inference, which runtimes call when they load a model, gives it the right shape."""
+        return (
+            as_inferred(node.proto, self._model.types.get(node.ins[0], (None,))[0]) if node.op in POOLS else node.proto
+        )
 
     def to_proto(self) -> ModelProto:
         """The model with the origin of each node; weights in data files stay there (see :attr:`folder`)."""

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from onnx import AttributeProto, NodeProto
 
-__all__ = ["as_inferred"]
+__all__ = ["POOLS", "as_inferred"]
 
-_POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
+#: The operators that have ``ceil_mode``.
+POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
 
 
 def as_inferred(node: NodeProto, shape: Sequence[int] | None) -> NodeProto:
@@ -22,7 +23,7 @@ def as_inferred(node: NodeProto, shape: Sequence[int] | None) -> NodeProto:
 
     ``shape`` is that of the input, None where it is not known.
     """
-    if node.op_type not in _POOLS or node.domain or shape is None:
+    if node.op_type not in POOLS or node.domain or shape is None:
         return node
     attrs = {a.name: a for a in node.attribute}
     if "ceil_mode" not in attrs or not attrs["ceil_mode"].i or not _overhangs(attrs, shape[2:]):
