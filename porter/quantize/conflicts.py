@@ -15,10 +15,10 @@ from porter.quantize.numerics import BITS, Dtype
 from porter.quantize.plan import Group, Plan, Site
 from porter.quantize.scheme import PRODUCTS
 
-__all__ = ["LEVELS", "Conflict", "Join", "before_products", "conflicts", "joined_parts", "joins", "wide_pins"]
+__all__ = ["LEVELS", "MOVES", "Conflict", "Join", "before_products", "conflicts", "joined_parts", "joins", "wide_pins"]
 
 #: Kinds that move values without changing any: what joins behind them shares the scale of what comes out.
-_MOVES = frozenset({"reshape", "flatten", "permute", "squeeze", "unsqueeze", "identity", "expand", "repeat", "pad"})
+MOVES = frozenset({"reshape", "flatten", "permute", "squeeze", "unsqueeze", "identity", "expand", "repeat", "pad"})
 #: With fewer steps than this for its whole range, a joined tensor has lost what it says.
 LEVELS = 8
 
@@ -56,7 +56,7 @@ def joined_parts(producers: Mapping[str, Op], value: Value) -> tuple[Op, list[Va
 
 def _behind(producers: Mapping[str, Op], value: Value) -> Op | None:
     op = producers.get(value.name)
-    while op is not None and op.kind in _MOVES:
+    while op is not None and op.kind in MOVES:
         op = producers.get(op.operands[0].name)
     return op if op is not None and op.kind in ("cat", "stack") else None
 

@@ -8,7 +8,7 @@ after the last convolution or matrix product. Either way the host's part compute
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,11 +16,13 @@ import numpy as np
 
 from porter.errors import PorterError
 from porter.graph import Graph
-from porter.legalize import legalize
-from porter.ops import Array, Value
+from porter.legalize import DEFAULT_ALLOW, check, legalize
+from porter.ops import Array, Op, Value
 from porter.partition.cut import decoding, ops_between
-from porter.quantize.conflicts import joined_parts
+from porter.planner import Planner
+from porter.quantize.conflicts import MOVES, joined_parts
 from porter.quantize.scheme import Scheme
+from porter.registry import find_rule
 from porter.target import Target
 
 __all__ = ["HostPart", "Outputs", "divide"]
@@ -28,6 +30,12 @@ __all__ = ["HostPart", "Outputs", "divide"]
 #: What to do with outputs that join tensors: leave them, make the parts outputs, end before the decoding, or give the
 #: joined tensors 16 bits.
 Outputs = Literal["joined", "separate", "cut", "int16"]
+
+#: Kinds that pick elements of their first operand along one axis.
+_PICKS = frozenset({"slice", "select", "split", "chunk", "unbind", "take", "index_select", "gather"})
+#: The rules that write them as slices, and the one that takes slices before the concatenation.
+_AS_SLICES = ("split_to_slices", "unbind_to_slices", "select_to_slice", "take_to_slices", "gather_to_slices")
+_APART = "slice_before_cat"
 
 #: The two parts in a row may differ from the whole by this share of an output's range: other kernels, same arithmetic.
 _TOLERANCE = 1e-5
@@ -57,8 +65,8 @@ def divide(
 ) -> tuple[Graph, HostPart]:
     """The device's part and the host's part of a model, proved to be the model together.
 
-    To be separate, tensors must not have been joined and taken apart again before (a decoder that slices boxes out of
-    all raw outputs): such slices are taken before the concatenation, where the target runs what that makes.
+    To be separate, tensors must not have been joined and taken apart again before (a decoder that slices, splits or
+    gathers boxes out of all raw outputs): that is done before the concatenation, where the target runs what that makes.
 
     Args:
         how: ``"separate"`` or ``"cut"``.
@@ -68,32 +76,76 @@ def divide(
         PorterError: PT423 when there is nothing to divide, or the parts are not the whole.
     """
     whole = graph
-    if how == "separate":
-        graph = _never_joined(graph, target)
+    if how == "cut":
+        ends = decoding(graph, scheme.table.fused_followers)[0]
+    else:
+        graph = _never_joined(whole, target)
+        ends = list(_parts(graph))
+        if {*ends} == {value.name for value in graph.outputs}:  # the parts are the outputs: a cut before they are made
+            graph = whole
+            ends = list(_parts(graph))
     values = {v.name: v for op in graph.ops() for v in op.outputs}
-    ends = _parts(graph) if how == "separate" else decoding(graph, scheme.table.fused_followers)[0]
     names = [name for name in dict.fromkeys(ends) if name in values]
     if not names or {value.name for value in graph.outputs} == set(names):
         what = "no output joins tensors" if how == "separate" else "nothing follows the last product"
-        raise PorterError("PT423", f"--outputs {how}: {what} in {graph.source}", fix="Leave --outputs away.")
+        raise PorterError("PT423", f"--outputs {how}: {what} in {whole.source}", fix="Leave --outputs away.")
     device = graph.with_outputs(names)
     host = _host(graph, [values[name] for name in names])
     return device, HostPart(host, _prove(whole, device, host, samples), len(samples))
 
 
 def _never_joined(graph: Graph, target: Target) -> Graph:
-    """The same model, in which no slice takes apart what a concatenation joined; as it is where the target does not
-    run that."""
-    apart, ledger, before, after = legalize(graph, target, apply=["slice_before_cat"])
-    return apart if ledger.entries and (after.portable or not before.portable) else graph
+    """The same model, in which nothing takes apart what a concatenation joined; as it is where the target does not run
+    that."""
+    sliced = _sliced(graph, target)
+    apart, ledger, before, after = legalize(sliced, target, apply=[_APART])
+    if not any(_APART in entry.rules for entry in ledger.entries):
+        return graph
+    could = before.portable if sliced is graph else check(graph, target).portable
+    return apart if after.portable or not could else graph
+
+
+def _sliced(graph: Graph, target: Target) -> Graph:
+    """A copy in which slices take apart what concatenations joined, where other kinds did; the graph itself where none
+    did."""
+    work = graph
+    for name in _AS_SLICES:
+        picks = {op.outputs[0].name for op in work.ops() if _picked(work.producers(), op) is not None}
+        rule = find_rule(name)
+        planned = [
+            one
+            for one in Planner(work, target, DEFAULT_ALLOW, round_=0).optional(rule)
+            if one.op.outputs[0].name in picks and one.fragment is not None
+        ]
+        if planned:
+            work = work.copy() if work is graph else work
+            by_name = {op.outputs[0].name: op for op in work.ops()}
+            work.replace([(by_name[one.op.outputs[0].name], one.fragment) for one in planned if one.fragment])
+    return work
+
+
+def _picked(producers: Mapping[str, Op], op: Op) -> list[Value] | None:
+    """The tensors that a concatenation joined, of which ``op`` picks elements by constants; None where it does not."""
+    if op.kind not in _PICKS or not all(value.is_const for value in op.operands[1:]):
+        return None
+    joined = joined_parts(producers, op.operands[0])
+    return joined[1] if joined is not None else None
 
 
 def _parts(graph: Graph) -> Iterator[str]:
-    """For each output, the tensors that it joins, or itself."""
+    """For each output, the tensors that it joins, or is picked from after they were joined; or itself."""
     producers = graph.producers()
     for value in graph.outputs:
-        parts = joined_parts(producers, value)
-        yield from (part.name for part in parts[1]) if parts is not None else (value.name,)
+        joined = joined_parts(producers, value)
+        parts = joined[1] if joined is not None else _picked_parts(producers, value)
+        yield from (part.name for part in parts) if parts is not None else (value.name,)
+
+
+def _picked_parts(producers: Mapping[str, Op], value: Value) -> list[Value] | None:
+    op = producers.get(value.name)
+    while op is not None and op.kind in MOVES:
+        op = producers.get(op.operands[0].name)
+    return None if op is None else _picked(producers, op)
 
 
 def _host(graph: Graph, cuts: Sequence[Value]) -> Graph:

@@ -94,7 +94,11 @@ def decoded():
     return made
 
 
-def detector(size=6, stride=80.0):
+#: For each way to take the columns 0:2, 2:4 and 4:6 of ``anchors``: ONNX's operator.
+TAKEN_APART = ("Slice", "Split", "Gather", "GatherElements")
+
+
+def detector(size=6, stride=80.0, by="Slice"):
     """A detector as YOLOX is written: raw boxes and scores are joined, taken apart to be decoded, and joined again.
 
     (1, 4, size, size) to (1, size * size, 6) with cx, cy, w, h in pixels and two scores.
@@ -108,6 +112,17 @@ def detector(size=6, stride=80.0):
         **{f"at{i}": np.array([i], np.int64) for i in (0, 2, 4, 6)},
     }  # fmt: skip
     node = helper.make_node
+    names = ["xy", "wh", "kept"]
+    if by == "Split":
+        apart = [node("Split", ["anchors"], names, axis=2)]
+    elif by == "Slice":
+        apart = [node(by, ["anchors", f"at{2 * i}", f"at{2 * i + 2}", "at2"], [n]) for i, n in enumerate(names)]
+    else:
+        columns = [np.array([2 * i, 2 * i + 1], np.int64) for i in range(3)]
+        if by == "GatherElements":
+            columns = [np.broadcast_to(pair, (1, size * size, 2)).copy() for pair in columns]
+        tensors |= {f"columns{i}": index for i, index in enumerate(columns)}
+        apart = [node(by, ["anchors", f"columns{i}"], [n], axis=2) for i, n in enumerate(names)]
     nodes = [
         node("Conv", ["x", "reg.weight"], ["reg_y"], name="reg"),
         node("Conv", ["x", "cls.weight"], ["cls_y"], name="cls"),
@@ -115,9 +130,7 @@ def detector(size=6, stride=80.0):
         node("Concat", ["reg_y", "scores"], ["raw"], name="raw", axis=1),
         node("Reshape", ["raw", "flat"], ["rows"], name="flatten"),
         node("Transpose", ["rows"], ["anchors"], name="turn", perm=[0, 2, 1]),
-        node("Slice", ["anchors", "at0", "at2", "at2"], ["xy"], name="xy"),
-        node("Slice", ["anchors", "at2", "at4", "at2"], ["wh"], name="wh"),
-        node("Slice", ["anchors", "at4", "at6", "at2"], ["kept"], name="kept"),
+        *apart,
         node("Add", ["xy", "grid"], ["moved"], name="move"),
         node("Mul", ["moved", "stride"], ["centers"], name="centers"),
         node("Exp", ["wh"], ["grown"], name="grow"),

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import quantize_models as models
 import targets_for_tests as targets
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import porter
 from porter.errors import PorterError
@@ -119,6 +119,44 @@ def test_a_decoder_that_takes_apart_what_was_joined(decoder):
     kinds = {part: {op.kind for op in g.ops()} for part, g in (("device", found["separate"].graph),
                                                               ("host", found["separate"].host.graph))}  # fmt: skip
     assert "cat" in kinds["host"] - kinds["device"]
+
+
+@pytest.mark.parametrize("by", models.TAKEN_APART[1:])
+def test_tensors_are_taken_apart_by_other_kinds(decoder, by):
+    made = run(decoder, models.detector(by=by), outputs="separate")
+    assert [value.name for value in made.graph.outputs] == ["centers", "sizes", "kept"]
+    assert made.ok
+    assert made.encodings.activations["scores"].scale[0] < 1 / 128
+    assert made.host.error == 0
+
+
+@pytest.mark.parametrize("first", [3, 4])
+def test_outputs_that_are_pieces_of_what_was_joined(narrow, first):
+    """The device gives what was joined, each with its scale, and the host makes the outputs of it."""
+    model = models.decoded()
+    del model.graph.output[:]
+    model.graph.node.append(helper.make_node("Split", ["joined", "sizes"], ["first", "second"], axis=1))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([first, 6 - first]), "sizes"))
+    for name, channels in (("first", first), ("second", 6 - first)):
+        model.graph.output.append(helper.make_tensor_value_info(name, 1, (1, channels, 6, 6)))
+    made = run(narrow, model, outputs="separate")
+    ends = {value.name for value in made.graph.outputs}
+    # Three channels of the boxes are an output themselves; where all four are, nothing of the model is left to be one.
+    assert ends == ({"boxes", "first", "scores"} if first == 3 else {"boxes", "scores"})
+    assert len(made.host.graph.outputs) == 2
+    assert made.encodings.activations["scores"].scale[0] < 1 / 128
+    assert made.ok
+    assert made.host.error == 0
+
+
+def test_splits_that_take_nothing_apart_stay(decoder, tmp_path):
+    """A split of one tensor, on a target without slices, is no reason to refuse the model."""
+    text = decoder.path.read_text().replace("[ops.slice]", "[ops.split]")
+    target = targets.load(tmp_path, text)
+    model = models.detector(by="Split")
+    made = run(target, model, outputs="separate")
+    assert [value.name for value in made.graph.outputs] == ["centers", "sizes", "kept"]
+    assert not any(op.kind == "slice" for op in made.graph.ops())
 
 
 def test_a_concatenation_that_requantizes(decoder, tmp_path):
