@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from porter.errors import PorterError
 from porter.graph import Graph
 from porter.loading import load
 from porter.ops import Array
+from porter.partition import partition
 from porter.target import Target
 from porter.toolchains import environment
 from porter.toolchains.ask import OPSET, Asker, Said, in_context, placement_by, verdict_of
@@ -43,7 +43,10 @@ class Row:
     ``group`` is "op", "held out" (ops with two properties varied, not used to write descriptors) or "model". ``porter``
     and ``compiler`` are placements. ``after`` is the compiler's placement of what ``porter rewrite`` makes of a model
     that the compiler does not put on the accelerator as a whole; "not legal" where porter cannot, "" where it need not.
-    ``documented``: porter refuses it by a limit of the vendor's manual that this compiler does not check.
+    ``approximate``: it needed ``--allow approximate``. ``documented``: porter refuses it by a limit of the vendor's manual that this compiler does not check. ``segments``
+    are the accelerator's after ``porter rewrite --partition`` of a whole model that does not come to the accelerator as
+    one, ``segments_run`` those that the compiler puts there, ``share`` their share of the multiply-accumulates,
+    ``segment_said`` why not the others.
     """
 
     name: str
@@ -59,6 +62,11 @@ class Row:
     after_said: str = ""
     after_cosine: float | None = None
     documented: bool = False
+    approximate: bool = False
+    segments: int = 0
+    segments_run: int = 0
+    share: float | None = None
+    segment_said: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -135,6 +143,8 @@ def _model(name: str, path: Path, target: Target, asker: Asker, rewrite: bool) -
     row = _row(name, "model", graph, target, said)
     if rewrite:
         _rewritten(row, graph, feeds, target, asker)
+        if row.after not in ("", "accelerator"):
+            _partitioned(row, graph, feeds, target, asker)
     return row
 
 
@@ -162,14 +172,47 @@ def _rewritten(row: Row, graph: Graph, feeds: list[dict[str, Array]], target: Ta
     """Ask again about what ``porter rewrite`` makes of a model that the compiler does not take as it is."""
     if row.compiler == "accelerator":
         return
+    for allow in ((), ("approximate",)):
+        try:
+            made = api.rewrite(graph, target, samples=1, allow=allow)
+        except PorterError as error:
+            row.after, row.after_said = "not legal", error.message
+            return
+        left = sorted({op.kind for op in made.report.ops if op.verdict not in ("native", "fold")})
+        equal = made.evidence is None or made.evidence.ok
+        if not left and equal:
+            said = asker.model(_unique(f"{row.name} rewritten", made.graph), made.graph, feeds)
+            row.after, row.after_said, row.after_cosine = said.placement, said.answer.message, said.answer.cosine
+            row.approximate = bool(allow)
+            return
+        if not allow:
+            row.after, row.after_said = "not legal", f"left: {', '.join(left)}" if left else "not equal"
+
+
+def _partitioned(row: Row, graph: Graph, feeds: list[dict[str, Array]], target: Target, asker: Asker) -> None:
+    """Ask about each accelerator segment of what ``porter rewrite --partition`` makes of a model."""
     try:
-        made = api.rewrite(graph, target, samples=1)
+        made = partition(graph, target, samples=1)
     except PorterError as error:
-        row.after, row.after_said = "not legal", error.message
+        row.segment_said = error.message
         return
-    left: Any = sorted({op.kind for op in made.report.ops if op.verdict not in ("native", "fold")})
-    if left or (made.evidence is not None and not made.evidence.ok):
-        row.after, row.after_said = "not legal", f"left: {', '.join(left)}" if left else "not equal"
-        return
-    said = asker.model(_unique(f"{row.name} rewritten", made.graph), made.graph, feeds)
-    row.after, row.after_said, row.after_cosine = said.placement, said.answer.message, said.answer.cosine
+    known = [dict(sample) for sample in feeds]
+    macs = 0
+    for segment in made.split.segments:
+        names = [value.name for value in segment.graph.inputs]
+        given = [{name: sample[name] for name in names} for sample in known]
+        for sample, one in zip(known, given, strict=True):
+            sample.update(
+                zip((v.name for v in segment.graph.outputs), segment.graph.run(list(one.values())), strict=True)
+            )
+        if segment.device != "accelerator":
+            continue
+        said = asker.model(_unique(f"{row.name} segment", segment.graph), segment.graph, given)
+        row.segments += 1
+        if said.placement == "accelerator":
+            row.segments_run += 1
+            macs += segment.macs
+        else:
+            row.segment_said = row.segment_said or said.answer.message or "; ".join(said.answer.reasons[:1])
+    total = sum(segment.macs for segment in made.split.segments)
+    row.share = macs / total if total else None

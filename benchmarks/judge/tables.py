@@ -91,16 +91,23 @@ def _disagreements(rows: Sequence[Row]) -> list[str]:
 
 
 def _models(rows: Sequence[Row]) -> list[str]:
-    lines = ["| model | porter | compiler | cosine | worst column | dead columns | after porter rewrite | cosine |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| model | porter | compiler | cosine | worst column | dead columns | after porter rewrite | cosine "
+             "| with --partition: segments that compile | their share of the work |",
+             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows:
         if row.group == "model":
             after = TITLES.get(row.after, row.after) or "-"
+            if row.approximate:
+                after += " (with --allow approximate)"
             if row.after == "not legal":
                 after = f"not legal ({_cell(row.after_said, 80)})"
+            parts = f"{row.segments_run} of {row.segments}" if row.segments or row.segment_said else "-"
+            if row.segment_said:
+                parts += f" ({_cell(row.segment_said, 80)})"
+            share = "-" if row.share is None else f"{row.share:.1%}"
             lines.append(
                 f"| {row.name} | {TITLES[row.porter]} | {TITLES[row.compiler]} | {_number(row.cosine)} | "
-                f"{_number(row.column)} | {row.dead} | {after} | {_number(row.after_cosine)} |"
+                f"{_number(row.column)} | {row.dead} | {after} | {_number(row.after_cosine)} | {parts} | {share} |"
             )
     return lines
 
@@ -110,14 +117,20 @@ def _number(value: float | None) -> str:
 
 
 def _after(judged: Mapping[str, tuple[Mapping[str, str], Sequence[Row]]]) -> list[str]:
-    lines = ["What the compiler refuses, computes wrongly or sends to its CPU as it comes, after `porter rewrite`:", "",
-             "| target | models of one op | then on the accelerator | whole models | then on the accelerator |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = ["What the compiler refuses, computes wrongly or sends to its CPU as it comes, after `porter rewrite` (and what",
+             "more with `--allow approximate`):", "",
+             "| target | models of one op | then on the accelerator | whole models | then on the accelerator "
+             "| others with accelerator segments | all of which compile |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, (_, rows) in judged.items():
         cells = []
         for whole in (False, True):
             left = [row for row in rows if row.compiler != "accelerator" and (row.group == "model") == whole]
-            mended = sum(row.after == "accelerator" for row in left)
-            cells += [str(len(left)), str(mended) if any(row.after for row in left) else "not asked"]
+            mended = [row.approximate for row in left if row.after == "accelerator"]
+            asked = any(row.after for row in left) or not left
+            more = f" + {sum(mended)}" if any(mended) else ""
+            cells += [str(len(left)), f"{len(mended) - sum(mended)}{more}" if asked else "not asked"]
+        parted = [row for row in rows if row.segments]
+        cells += [str(len(parted)), str(sum(row.segments_run == row.segments for row in parted))]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
