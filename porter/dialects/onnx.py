@@ -339,7 +339,7 @@ class OnnxGraph(Graph):
     ) -> OnnxGraph:
         shell = ModelProto(ir_version=_IR_VERSION, producer_name="porter")
         shell.opset_import.add(domain="", version=opset)
-        shell.graph.name = source or "porter"
+        shell.graph.name = (source or "porter").encode("utf-8", "replace").decode()  # file names can be any bytes
         inputs = [v.name for v in ins]
         model = Model(shell, [], {}, {}, inputs, [], opset)
         for value in ins:

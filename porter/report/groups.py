@@ -152,12 +152,17 @@ def _badness(one: Located) -> tuple[int, int]:
 
 
 def tally(gate: Gate) -> str:
-    """``2 new findings, 12 known, 1 gone (baseline known.json)``; without a baseline ``2 findings, 12 accepted``."""
-    new, accepted = gate.count("new"), gate.count("accepted")
+    """``2 new findings, 12 known, 1 gone (baseline known.json)``; without a baseline ``2 findings, 12 accepted``, and
+    ``1 note`` of what is accepted and nothing has to be done about."""
+    new = gate.count("new")
+    notes = sum(item.state == "accepted" and item.finding.severity == "note" for item in gate.judged)
+    accepted = gate.count("accepted") - notes
     word = "finding" if gate.baseline is None else "new finding"
     text = f"{new or 'no'} {word}{'s' * (new != 1)}"
     if accepted:
         text += f", {accepted} accepted (porter rewrite takes care of them)"
+    if notes:
+        text += f", {notes} note{'s' * (notes != 1)}"
     if gate.baseline is not None:
         text += f", {gate.count('known')} known, {len(gate.gone)} gone (baseline {gate.baseline.path})"
         if gate.gone and not new:
