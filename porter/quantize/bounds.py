@@ -8,16 +8,18 @@ is multiplied by one. That is enough to see boxes in pixels beside scores.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
-from porter.ops import Op, Value, moved_axis
+from porter.ops import Array, Op, Value, moved_axis
 from porter.quantize.conflicts import LEVELS, joined_parts, joins
 from porter.quantize.numerics import BITS, qrange
 from porter.quantize.plan import plan
@@ -61,13 +63,15 @@ _MOVED = frozenset({
 _STEPS = 127
 #: Constants larger than this many elements are not read: a bound is not worth the memory.
 _ELEMENTS = 2**24
+#: Bounds of each element are kept for so many elements; beyond, one bound is for all.
+_EACH = 2**18
 
 
 def bounds(graph: Graph) -> dict[str, Bound]:
     """The bounds of all values that have one, by name."""
-    found: dict[str, Bound] = {}
+    found: dict[str, _Box] = {}
 
-    def of(value: Value | None) -> Bound | None:
+    def of(value: Value | None) -> _Box | None:
         if value is None:
             return None
         if value.name not in found and value.is_const and math.prod(value.shape or (1,)) <= _ELEMENTS:
@@ -78,52 +82,80 @@ def bounds(graph: Graph) -> dict[str, Bound]:
 
     producers = graph.producers()
     for op in graph.ops():
-        bound = _slice(producers, op, of) if op.kind == "slice" else _result(op, of)
-        if bound is not None and math.isfinite(bound.low) and math.isfinite(bound.high):
-            found.update((out.name, bound) for out in op.outputs)
-    return found
+        box = _slice(producers, op, of) if op.kind == "slice" else _result(op, of)
+        if box is not None and np.isfinite(box.low).all() and np.isfinite(box.high).all():
+            found.update((out.name, box) for out in op.outputs)
+    return {name: box.bound for name, box in found.items()}
 
 
-def _constant(value: Value) -> Bound | None:
+class _Box(NamedTuple):
+    """Bounds of each element, float64 arrays that broadcast to the value's shape (without axes: one for all).
+
+    A grid of anchors and their strides are constants of many elements; the product of their largest is none that any
+    anchor reaches.
+    """
+
+    low: Array
+    high: Array
+    sure: bool
+
+    @property
+    def bound(self) -> Bound:
+        return Bound(float(self.low.min()), float(self.high.max()), self.sure)
+
+    @property
+    def whole(self) -> _Box:
+        """One for all elements, which may be moved."""
+        return _Box(self.low.min(), self.high.max(), self.sure)
+
+
+def _box(low: float, high: float, sure: bool) -> _Box:
+    return _Box(np.asarray(low, np.float64), np.asarray(high, np.float64), sure)
+
+
+def _constant(value: Value) -> _Box | None:
     if not (value.dtype or "").startswith(("float", "int")):
         return None
     array = value.numpy()
     if not array.size or not np.isfinite(array).all():
         return None
-    return Bound(float(array.min()), float(array.max()), True)
+    array = array.astype(np.float64) if array.size <= _EACH else array
+    box = _Box(array, array, True)
+    return box if array.size <= _EACH else _box(float(array.min()), float(array.max()), True)
 
 
-def _result(op: Op, of: Callable[[Value | None], Bound | None]) -> Bound | None:
+def _result(op: Op, of: Callable[[Value | None], _Box | None]) -> _Box | None:
     kind = op.kind
     if kind in _KNOWN:
-        return _KNOWN[kind]
+        known = _KNOWN[kind]
+        return _box(known.low, known.high, known.sure)
     first = of(op.inputs[0]) if op.inputs else None
     if kind in _MOVED:
-        return first
+        return first if first is None or kind == "identity" else first.whole
     if kind == "clamp" and op.attrs["min"] is not None and op.attrs["max"] is not None:
-        return Bound(float(op.attrs["min"]), float(op.attrs["max"]), True)
+        return _box(float(op.attrs["min"]), float(op.attrs["max"]), True)
     if kind in ("cat", "stack"):
         return _union([of(value) for value in op.operands])
     if kind == "exp":
-        return Bound(0.0, 1.0, False) if first is None else _exp(first)
+        return _box(0.0, 1.0, False) if first is None else _exp(first)
     if kind in ("add", "sub", "mul", "div"):
         return _arithmetic(kind, first, of(op.inputs[1]))
     return None
 
 
-def _union(parts: Sequence[Bound | None]) -> Bound | None:
-    known = [part for part in parts if part is not None]
+def _union(parts: Sequence[_Box | None]) -> _Box | None:
+    known = [part.bound for part in parts if part is not None]
     if not known:
         return None
     sure = len(known) == len(parts) and all(part.sure for part in known)
-    return Bound(min(part.low for part in known), max(part.high for part in known), sure)
+    return _box(min(part.low for part in known), max(part.high for part in known), sure)
 
 
-def _slice(producers: Mapping[str, Op], op: Op, of: Callable[[Value | None], Bound | None]) -> Bound | None:
+def _slice(producers: Mapping[str, Op], op: Op, of: Callable[[Value | None], _Box | None]) -> _Box | None:
     """Of the tensors that the slice holds elements of: one of boxes and scores joined may hold scores alone."""
     a, x = op.attrs, op.operands[0]
     if len(a["axes"]) != 1 or a["steps"] != (1,):
-        return of(x)
+        return _union([of(x)])
     return _union([of(value) for value in _sliced(producers, x, a["axes"][0], a["starts"][0], a["ends"][0])])
 
 
@@ -157,26 +189,31 @@ def _sliced(producers: Mapping[str, Op], x: Value, axis: int, start: int, end: i
     return list(found.values())
 
 
-def _exp(x: Bound) -> Bound | None:
-    return Bound(math.exp(x.low), math.exp(x.high), x.sure) if x.high < 80 else None
+def _exp(x: _Box) -> _Box | None:
+    return _Box(np.exp(x.low), np.exp(x.high), x.sure) if x.high.max() < 80 else None
 
 
-def _arithmetic(kind: str, x: Bound | None, y: Bound | None) -> Bound | None:
+def _arithmetic(kind: str, x: _Box | None, y: _Box | None) -> _Box | None:
     if x is None and y is None:
         return None
     about = 0.0 if kind in ("add", "sub") else 1.0
     sure = x is not None and y is not None and x.sure and y.sure
-    x = x or Bound(-about, about, False)
-    y = y or Bound(-about, about, False)
-    if kind == "div" and y.low <= 0 <= y.high:
+    x = x or _box(-about, about, False)
+    y = y or _box(-about, about, False)
+    try:
+        each = math.prod(np.broadcast_shapes(x.low.shape, x.high.shape, y.low.shape, y.high.shape))
+    except ValueError:  # a broken model: shape inference says so
         return None
-    corners = {
-        "add": [x.low + y.low, x.high + y.high],
-        "sub": [x.low - y.high, x.high - y.low],
-        "mul": [a * b for a in (x.low, x.high) for b in (y.low, y.high)],
-        "div": [a / b for a in (x.low, x.high) for b in (y.low, y.high) if b],
-    }[kind]
-    return Bound(min(corners), max(corners), sure)
+    if each > _EACH:
+        x, y = x.whole, y.whole
+    if kind == "div" and ((y.low <= 0) & (y.high >= 0)).any():
+        return None
+    if kind == "add":
+        return _Box(x.low + y.low, x.high + y.high, sure)
+    if kind == "sub":
+        return _Box(x.low - y.high, x.high - y.low, sure)
+    corners = [a * b if kind == "mul" else a / b for a in (x.low, x.high) for b in (y.low, y.high)]
+    return _Box(functools.reduce(np.minimum, corners), functools.reduce(np.maximum, corners), sure)
 
 
 def foreseen(graph: Graph, target: Target) -> list[Finding]:

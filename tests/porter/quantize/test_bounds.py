@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bounds from the structure of a model, and the conflicts that they foretell."""
 
+import sys
+
 import numpy as np
 import pytest
 import quantize_models as models
 import targets_for_tests as targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from onnx import helper
 
 import porter
 from porter.baseline import judge
 from porter.places import Places
-from porter.quantize.bounds import bounds, foreseen
+from porter.quantize.bounds import _arithmetic, _Box, bounds, foreseen
 from porter.report.formats import Context, render
 from porter.target import Target
 
@@ -54,6 +57,49 @@ def test_bounds():
     assert (found["centers"].size, found["sizes"].size) == (632, 8)
     assert (found["scores"].low, found["scores"].high, found["scores"].sure) == (0, 1, True)
     assert (found["out"].size, found["out"].sure) == (632, False)
+
+
+def anchors(size=128):
+    """The decoder of an anchor-free detector: (x + grid) * strides over the anchors of three levels."""
+    levels = [(size // stride, stride) for stride in (8, 16, 32)]
+    grid = np.concatenate([np.stack(np.meshgrid(np.arange(n), np.arange(n)), -1).reshape(-1, 2) for n, _ in levels])
+    strides = np.concatenate([np.full((n * n, 1), stride) for n, stride in levels])
+    count = len(grid)
+    tensors = {
+        "eye": np.eye(2, dtype=np.float32), "grid": grid[None].astype(np.float32),
+        "strides": strides[None].astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "eye"], ["raw"]),
+        helper.make_node("Add", ["raw", "grid"], ["moved"]),
+        helper.make_node("Mul", ["moved", "strides"], ["out"]),
+    ]
+    return models.model(nodes, {"x": (1, count, 2)}, {"out": (1, count, 2)}, tensors)
+
+
+def test_an_anchor_has_its_own_stride(monkeypatch):
+    """15 * 8 = 120 is the largest of any anchor; the largest cell by the largest stride, 15 * 32, is none."""
+    found = bounds(porter.load(anchors()))["out"]
+    assert (found.low, found.high, found.sure) == (0, 120, False)
+    monkeypatch.setattr(
+        sys.modules["porter.quantize.bounds"], "_EACH", 100
+    )  # fewer than the anchors: one bound for all
+    assert bounds(porter.load(anchors()))["out"].high == 480
+
+
+@given(data=st.data())
+def test_bounds_of_constants_are_those_of_the_elements(data):
+    """What is made of constants alone is known exactly, element by element."""
+    shapes = st.sampled_from([(), (3,), (1, 3), (2, 1), (2, 3)])
+    floats = st.floats(-8, 8, width=16)
+    a, b = (data.draw(arrays.arrays(np.float32, data.draw(shapes), elements=floats)) for _ in range(2))
+    kind = data.draw(st.sampled_from(["Add", "Sub", "Mul", "Div"]))
+    b = np.where(np.abs(b) < 0.5, np.float32(1), b) if kind == "Div" else b
+    operator = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[kind]
+    want = operator(a, b).astype(np.float64)
+    made = _arithmetic(kind.lower(), *(_Box(x.astype(np.float64), x.astype(np.float64), True) for x in (a, b)))
+    np.testing.assert_allclose([made.bound.low, made.bound.high], [want.min(), want.max()], rtol=1e-6, atol=1e-6)
+    assert made.bound.sure
 
 
 def test_check_foresees_the_conflict(narrow):
