@@ -157,14 +157,12 @@ def rewrite(
     if open_batch:
         from porter.open_batch import rewrite_open
 
-        if data is not None or inputs is not None:
-            raise PorterError("PT519", "an open batch is proved on random inputs of its own shapes", "--open-batch",
-                              "Leave --data and --input out.")  # fmt: skip
         new, ledger, before, after, evidence = rewrite_open(
-            model, chosen, _claims(allow), apply, verify=verify, samples=samples, seed=seed, tolerance=tolerance,
-            explain=explain, opset=opset, progress=progress, loading=loading,
+            model, chosen, _claims(allow), apply, inputs=inputs, data=data, verify=verify, samples=samples, seed=seed,
+            tolerance=tolerance, explain=explain, opset=opset, progress=progress, loading=loading,
         )  # fmt: skip
-        return Rewritten(new, ledger, evidence, replace(after, outlook=outlook(new, chosen, after, rewritten=True)[0]), before)
+        said, _ = outlook(new, chosen, after, rewritten=True)
+        return Rewritten(new, ledger, evidence, replace(after, outlook=said), before)
     graph = load(model, inputs, **loading)
     new, ledger, before, after = legalize(graph, chosen, _claims(allow), apply, progress, explain=explain, opset=opset)
     evidence = None

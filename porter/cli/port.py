@@ -108,6 +108,8 @@ def rewrite(
         "tolerance": tolerance, "explain": explain_plan,
         **loading(factory, model_arg, run_pickled_code, batch),
     }  # fmt: skip
+    if (partition or cut) and open_batch:
+        raise PorterError("PT519", "segments have fixed shapes", "--open-batch", "Give --batch N, or no --partition.")
     if partition or cut:
         if opset is not None:
             raise PorterError(
