@@ -92,13 +92,14 @@ def prelu_to_leaky_relu(b: Builder, op: Op) -> Any:
     return b.leaky_relu(x, negative_slope=scalar(weight, "slope"))
 
 
-@rewrite(removes="softsign", yields=("abs", "add", "div"), claim="exact")
+@rewrite(removes="softsign", yields=("abs", "add", "div"), claim="exact", error="2 ulp")
 def softsign_to_div(b: Builder, op: Op) -> Any:
     """softsign(x) becomes x / (1 + |x|).
 
     Formula: softsign(x) = x / (1 + |x|), the definition (torch.nn.Softsign).
     Example: ``y = softsign(x)`` -> ``y = div(x, add(abs(x), 1))``.
-    Bound: bit-equal; an infinite x gives NaN on both sides.
+    Bound: 2 ulp: torch divides as well and is bit-equal, onnxruntime's Softsign multiplies by the reciprocal. An
+    infinite x gives NaN on both sides.
     Does not apply: to integers.
     """
     x = op.operands[0]
