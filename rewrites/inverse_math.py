@@ -26,7 +26,7 @@ _LONGEST = 64
 
 def _horner(b: Builder, x: Value, coefficients: Sequence[float]) -> Value:
     """The polynomial of ``x``."""
-    y = b.add(b.mul(x, coefficients[0]), coefficients[1])
+    y: Value = b.add(b.mul(x, coefficients[0]), coefficients[1])
     for number in coefficients[2:]:
         y = b.add(b.mul(y, x), number)
     return y

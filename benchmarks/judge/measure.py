@@ -43,10 +43,10 @@ class Row:
     ``group`` is "op", "held out" (ops with two properties varied, not used to write descriptors) or "model". ``porter``
     and ``compiler`` are placements. ``after`` is the compiler's placement of what ``porter rewrite`` makes of a model
     that the compiler does not put on the accelerator as a whole; "not legal" where porter cannot, "" where it need not.
-    ``approximate``: it needed ``--allow approximate``. ``documented``: porter refuses it by a limit of the vendor's manual that this compiler does not check. ``segments``
-    are the accelerator's after ``porter rewrite --partition`` of a whole model that does not come to the accelerator as
-    one, ``segments_run`` those that the compiler puts there, ``share`` their share of the multiply-accumulates,
-    ``segment_said`` why not the others.
+    ``approximate``: it needed ``--allow approximate``. ``documented``: porter refuses it by a limit of the vendor's
+    manual that this compiler does not check. ``segments`` are the accelerator's after ``porter rewrite --partition`` of
+    a whole model that does not come to the accelerator as one, ``segments_run`` those that the compiler puts there,
+    ``share`` their share of the multiply-accumulates, ``segment_said`` why not the others.
     """
 
     name: str

@@ -117,8 +117,8 @@ def _number(value: float | None) -> str:
 
 
 def _after(judged: Mapping[str, tuple[Mapping[str, str], Sequence[Row]]]) -> list[str]:
-    lines = ["What the compiler refuses, computes wrongly or sends to its CPU as it comes, after `porter rewrite` (and what",
-             "more with `--allow approximate`):", "",
+    lines = ["What the compiler refuses, computes wrongly or sends to its CPU as it comes, after `porter rewrite` (and",
+             "how many more with `--allow approximate`):", "",
              "| target | models of one op | then on the accelerator | whole models | then on the accelerator "
              "| others with accelerator segments | all of which compile |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
