@@ -101,12 +101,7 @@ def _read(packages: Path, found: Outputs, reference: Outputs) -> Scores:
     alphabet = _characters(packages)
     truth = [line.text for line in inputs.lines(packages, _LINES, True)][: len(found)]
     texts, floats = ([scores.greedy_text(out[0], alphabet) for out in outputs] for outputs in (found, reference))
-    wrong = sum(scores.distances(t, r) for t, r in zip(truth, texts, strict=True))
-    return {
-        "lines exact": float(np.mean([t == r for t, r in zip(truth, texts, strict=True)])),
-        "characters right": 1 - wrong / sum(map(len, truth)),
-        "same text as float": float(np.mean([t == r for t, r in zip(floats, texts, strict=True)])),
-    }
+    return scores.reading(truth, texts, floats)
 
 
 def _turned(packages: Path, count: int, held_out: bool) -> Array:

@@ -105,6 +105,7 @@ CONTENDERS = (
     *_of(
         "porter for mlu270", "porter", "porter",
         ("int8", "default", "per tensor", {"target": "mlu270"}),
+        ("int8", "best", "bias correction", {"target": "mlu270", "bias_correction": True}),
         ("int8", "best", "per channel", {"target": "mlu270", "per_channel": True}),
         ("int16", "default", "per tensor", {"target": "mlu270"}),
     ),

@@ -42,6 +42,16 @@ def test_edit_distance(truth: str, read: str, want: int) -> None:
     assert scores.distances(truth, read) == want
 
 
+def test_reading_leaves_the_spaces_at_the_ends_out() -> None:
+    found = scores.reading(["ab", "c d", "ef"], [" ab", "cd", "ef"], ["ab", "cd", "eg"])
+    assert found == {
+        "lines exact": pytest.approx(2 / 3),
+        "characters right": pytest.approx(1 - 1 / 7),
+        "same text as float": pytest.approx(2 / 3),
+        "exact with end spaces": pytest.approx(1 / 3),
+    }
+
+
 def test_mask_iou_counts_all_items_together() -> None:
     a = [np.float32([1, 1, 0]), np.float32([1, 0, 0])]
     b = [np.float32([1, 0, 0]), np.float32([1, 0, 1])]
