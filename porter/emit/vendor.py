@@ -8,7 +8,9 @@ and on the inputs that ``calibration.txt`` lists (a line a sample, a .npy file a
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -96,27 +98,34 @@ def can_build(target: Target) -> Path:
 
 
 def build(target: Target, folder: Path) -> list[str]:
-    """Run ``build.py`` in the bundle's folder; returns the files that the compiler made.
+    """Run ``build.py`` on a copy of the bundle's folder, and bring back the files that the compiler is run for.
+
+    What else compilers leave behind stays in the copy. Returns the names of the files.
 
     Raises:
         PorterError: PT781 as :func:`can_build`; PT784 when the compiler fails, takes too long, or writes nothing.
     """
     python = can_build(target)
     makes = COMPILERS[target.runtime.framework][1]
-    try:
-        done = subprocess.run([str(python), "build.py"], cwd=folder, capture_output=True, text=True, check=False,
-                              timeout=_LIMIT, stdin=subprocess.DEVNULL)  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise PorterError("PT784", f"the compiler gave no answer within {_LIMIT} s", str(python)) from None
-    lacking = [name for name in makes if not (folder / name).exists()]
-    if done.returncode or lacking:
-        raise PorterError(
-            "PT784",
-            f"the compiler of {target.name} fails: {_last(done.stderr or done.stdout, done.returncode)}",
-            str(python),
-            "Emit without --build and run `python build.py` in the bundle for all that it prints; "
-            f"`porter check --target {target.name}` says what the model has that the target may not take.",
-        )
+    with tempfile.TemporaryDirectory(prefix="porter-build-") as place:
+        work = Path(place) / "bundle"
+        shutil.copytree(folder, work)
+        try:
+            done = subprocess.run([str(python), "build.py"], cwd=work, capture_output=True, text=True, check=False,
+                                  timeout=_LIMIT, stdin=subprocess.DEVNULL)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise PorterError("PT784", f"the compiler gave no answer within {_LIMIT} s", str(python)) from None
+        lacking = [name for name in makes if not (work / name).exists()]
+        if done.returncode or lacking:
+            raise PorterError(
+                "PT784",
+                f"the compiler of {target.name} fails: {_last(done.stderr or done.stdout, done.returncode)}",
+                str(python),
+                "Emit without --build and run `python build.py` in the bundle for all that it prints; "
+                f"`porter check --target {target.name}` says what the model has that the target may not take.",
+            )
+        for name in makes:
+            shutil.copyfile(work / name, folder / name)
     return list(makes)
 
 

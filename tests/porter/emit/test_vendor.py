@@ -87,7 +87,7 @@ def test_build_without_the_compiler_is_one_error(
 @pytest.mark.parametrize(
     ("command", "text"),
     [
-        ("echo made > model.ncnn.param; echo made > model.ncnn.bin", ""),
+        ("echo made > model.ncnn.param; echo made > model.ncnn.bin; echo 1 > model.pnnx.bin", ""),
         ("echo made > model.ncnn.param", "printed nothing"),
         ("echo first >&2; echo 'no layer Tensor.slice' >&2; exit 3", "no layer Tensor.slice"),
     ],
@@ -107,3 +107,4 @@ def test_build_runs_the_compiler_in_the_bundle(
         bundle = api.emit(str(model), "ncnn", tmp_path / "out", build=True)
         assert {"model.ncnn.param", "model.ncnn.bin"} <= set(bundle.files)
         assert (tmp_path / "out" / "model.ncnn.bin").read_text() == "made\n"
+        assert not (tmp_path / "out" / "model.pnnx.bin").exists()  # what nobody asked for
