@@ -67,6 +67,11 @@ class Graph(ABC):
         for it where the dialect has no such operation."""
         return (op,)
 
+    def reads(self, op: Op) -> Sequence[str]:
+        """The names of the values that the graph's own form of ``op`` reads, constants aside or not: more than its
+        operands where the form has one of which only the dtype or shape counts, as CastLike has."""
+        return [value.name for value in op.operands]
+
     @abstractmethod
     def replace(self, replacements: Iterable[tuple[Op, Fragment]]) -> None:
         """Put each fragment in the place of its op, in one pass, then drop what nothing reads any more.

@@ -11,7 +11,7 @@ import numpy as np
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import need, need_float, scalar
+from ._tools import data, need, need_float, scalar
 
 
 @rewrite(removes="sub", yields=("add", "mul"), claim="exact")
@@ -191,10 +191,11 @@ def remainder_to_floor(b: Builder, op: Op) -> Any:
     Example: ``z = remainder(x, y)`` -> ``z = sub(x, mul(floor(div(x, y)), y))``.
     Bound: 4 ulp of |x|, but |y| where x / y is within an ulp of an integer: the quotient then rounds to the
     next one.
-    Does not apply: to integers.
+    Does not apply: to integers, or where y is not constant, since 0 * y is NaN for an infinite one.
     """
     x, y = op.operands
     need_float(x, y)
+    need(np.isfinite(data(y, "divisor")).all(), "the divisor is not finite")
     quotient = b.div(x, y)
     return b.sub(x, b.mul(b.floor(quotient) if op.kind == "remainder" else b.trunc(quotient), y))
 

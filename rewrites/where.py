@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from porter.ops import Op
+from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
 from ._tools import cast, cut, data, join, need, need_float, scalar, shape_of, spread
@@ -42,6 +42,50 @@ def where_constant_to_cat(b: Builder, op: Op) -> Any:
     return join(b, [cut(b, x if line[i] else y, axis, i, j) for i, j in pairwise(edges)], axis)
 
 
+#: What is infinite or NaN for some finite operands, and is guarded by a mask for that.
+_PARTIAL = frozenset(
+    {"log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "asin", "acos", "acosh", "atanh", "tan"}
+)
+_QUOTIENTS = ("div", "remainder", "fmod")
+#: What hands an infinity or NaN of an operand on, element by element.
+_HANDS_ON = frozenset({
+    "abs", "add", "cast", "clamp", "expand", "flatten", "identity", "mul", "neg", "permute", "reshape", "slice",
+    "square", "squeeze", "sub", "transpose", "unsqueeze", "where",
+})  # fmt: skip
+#: How many ops upstream are looked at.
+_UPSTREAM = 64
+
+
+def need_finite(b: Builder, value: Value) -> None:
+    """Raise :class:`NotApplicable` where ``value`` is likely not finite somewhere: the mask may be there to hide that.
+
+    It is looked for infinite constants upstream, up to the next weighted sum, and for partial functions whose results
+    come here element by element.
+    """
+    todo, seen = [(value, True)], {value.name}
+    while todo and len(seen) < _UPSTREAM:
+        at, direct = todo.pop(0)
+        if at.is_const:
+            need(
+                "float" not in (at.dtype or "") or np.isfinite(at.numpy()).all(),
+                f"the constant {at.name} is not finite",
+            )
+            continue
+        op = b.producer(at)
+        if op is None or op.kind in ("linear", "matmul", "gemm") or op.kind.startswith("conv"):
+            continue
+        partial = op.kind in _PARTIAL or (op.kind in _QUOTIENTS and not _divides(op.operands[1]))
+        need(not (direct and partial), f"{value.name} comes from {op.kind}, which is not finite for every operand")
+        direct = direct and op.kind in _HANDS_ON
+        fresh = [v for v in op.operands if v.name not in seen]
+        seen.update(v.name for v in fresh)
+        todo += [(v, direct) for v in fresh]
+
+
+def _divides(divisor: Value) -> bool:
+    return divisor.is_const and bool((divisor.numpy() != 0).all())
+
+
 @rewrite(
     removes="where",
     yields=("cast", "mul", "sub", "add"),
@@ -56,12 +100,13 @@ def where_to_arithmetic(b: Builder, op: Op) -> Any:
     Bound: bit-equal for finite operands but for the sign of a zero. NOT for others: a NaN or an infinity in
     the branch that the mask discards makes the result NaN (0 * inf); do not use it to hide a division by
     zero.
-    Does not apply: to integers, or where x or y is a constant that is not finite.
+    Does not apply: to integers, where x or y is a constant that is not finite, or is computed from one, or
+    directly by what has no finite result everywhere (a quotient, a logarithm, a root).
     """
     condition, x, y = op.operands
     need_float(x, y)
-    for v in (x, y):
-        need(not v.is_const or np.isfinite(v.numpy()).all(), f"the constant {v.name} is not finite")
+    need_finite(b, x)
+    need_finite(b, y)
     dtype = op.outputs[0].dtype
     m = cast(b, condition, dtype)
     rest = b.const(1 - m.numpy()) if m.is_const else b.sub(b.const(1.0, dtype), m)
@@ -114,12 +159,14 @@ def masked_fill_to_arithmetic(b: Builder, op: Op) -> Any:
     mul(m, -100))``.
     Bound: bit-equal for a finite x and v but for the sign of a zero. NOT for others: an infinity or NaN in x
     under the mask makes the result NaN.
-    Does not apply: to integers, or to an infinite or NaN v under a mask computed at run time (v * 0 is NaN);
-    a constant mask may have an infinite v.
+    Does not apply: to integers, to an x computed from infinities or directly by what has no finite result
+    everywhere, or to an infinite or NaN v under a mask computed at run time (v * 0 is NaN); a constant mask
+    may have an infinite v.
     """
     x, mask = op.operands
     value = float(op.attrs["value"])
     need_float(x)
+    need_finite(b, x)
     if mask.is_const:
         hidden = mask.numpy().astype(bool)
         keep = b.const((~hidden).astype(x.dtype or "float32"))

@@ -237,6 +237,10 @@ class OnnxGraph(Graph):
         except (NeedsOpset, PorterError):  # replace() says so, if it comes to that
             return (op,)
 
+    def reads(self, op: Op) -> Sequence[str]:
+        """See :meth:`Graph.reads`."""
+        return [name for name in (*op.node.ins, *op.node.caps) if name]
+
     def replace(self, replacements: Iterable[tuple[Op, Fragment]]) -> None:
         """See :meth:`Graph.replace`. One pass over the nodes, whatever the number of replacements.
 

@@ -289,10 +289,16 @@ def short(number: float | int | bool | None, at: At) -> float | int | None:
     return number
 
 
+def _plain_cast(at: At) -> bool:
+    """Whether values beyond the range of an 8-bit float become its largest, and scales are rounded up: the defaults of
+    "saturate" (since opset 19) and "round_mode" (since 24), which no other format has."""
+    return at.attr("saturate", 1) == 1 and at.attr("round_mode", "up") in ("up", b"up")
+
+
 @lifts("Cast")
 def _cast(at: At) -> Lifted | None:
     dtype = DTYPES.get(at.attrs["to"])
-    if dtype in (None, "string") or at.x.dtype == "string":
+    if dtype in (None, "string") or at.x.dtype == "string" or not _plain_cast(at):
         return None
     return ("identity" if dtype == at.x.dtype else "cast"), at.ins, {} if dtype == at.x.dtype else {"dtype": dtype}
 
@@ -301,7 +307,7 @@ def _cast(at: At) -> Lifted | None:
 def _cast_like(at: At) -> Lifted | None:
     like = at.ins[1]
     dtype = like.dtype if like else None
-    if dtype in (None, "string") or at.x.dtype == "string":
+    if dtype in (None, "string") or at.x.dtype == "string" or not _plain_cast(at):
         return None
     return ("identity" if dtype == at.x.dtype else "cast"), at.ins[:1], {} if dtype == at.x.dtype else {"dtype": dtype}
 

@@ -144,8 +144,9 @@ def cut_at(graph: Graph, ends: Sequence[str]) -> Cut:
     return Cut(tuple(ends), frozenset(late))
 
 
-def ops_between(graph: Graph, inputs: Iterable[str], outputs: Iterable[str]) -> list[Op]:
-    """The ops that lead from some values to others, in order, with those that make constants for them."""
+def ops_between(graph: Graph, inputs: Iterable[str], outputs: Iterable[str], *, forms: bool = False) -> list[Op]:
+    """The ops that lead from some values to others, in order, with those that make constants for them; with ``forms``
+    also those that the graph's own forms of them read (:meth:`porter.graph.Graph.reads`)."""
     known = {*inputs}
     needed = {*outputs} - known
     kept: list[Op] = []
@@ -153,6 +154,8 @@ def ops_between(graph: Graph, inputs: Iterable[str], outputs: Iterable[str]) -> 
         if any(out.name in needed for out in op.outputs):
             kept.append(op)
             needed.update(v.name for v in op.operands if not v.is_const and v.name not in known)
+            if forms:
+                needed.update(name for name in graph.reads(op) if name not in known)
     return kept[::-1]
 
 

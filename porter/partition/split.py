@@ -144,11 +144,11 @@ class _Tasks:
 
 def _tasks(graph: Graph, place: Callable[[Op], Device], gain: Callable[[Op], float]) -> _Tasks:
     found = _Tasks()
-    live = ops_between(graph, (v.name for v in graph.inputs), (v.name for v in graph.outputs))
+    live = ops_between(graph, (v.name for v in graph.inputs), (v.name for v in graph.outputs), forms=True)
     varying = {v.name for v in graph.inputs}
     for op in live:
-        reads = tuple(dict.fromkeys(v.name for v in op.operands if v.name in varying))
-        if not reads and op.kind != "random" and all(v.is_const or v.name not in varying for v in op.operands):
+        reads = tuple(name for name in dict.fromkeys(graph.reads(op)) if name in varying)
+        if not reads and op.kind != "random":
             continue  # a constant: each segment that needs it computes it
         device = place(op)
         varying.update(v.name for v in op.outputs)

@@ -122,7 +122,9 @@ def test_floor_divide() -> None:
 def test_remainder(kind: str) -> None:
     keep = _off_grid(FINITE_X, FINITE_Y)
     x, y = FINITE_X[keep], FINITE_Y[keep]
-    check("remainder_to_floor", kind, [x, y], of=x)
+    check("remainder_to_floor", kind, [x, Const(y)], of=x)
+    refuse("remainder_to_floor", kind, [x, y], "computed")
+    refuse("remainder_to_floor", kind, [x, Const(np.inf, "float32")], "not finite")
     refuse("remainder_to_floor", kind, [noise(3, dtype="int32")] * 2, "floating")
 
 

@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import Const, apply, build, check, noise, refuse, with_specials
+from harness import Around, Const, apply, build, check, noise, refuse, with_specials
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import run
+
+from porter.registry import rules
+from porter.rewrite import NotApplicable
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=9), st.integers(0, 2), st.integers(0, 99))
@@ -41,6 +44,27 @@ def test_where_to_arithmetic_is_not_for_infinities() -> None:
     assert np.isnan(run(apply("where_to_arithmetic", op), feeds)[0]).all()
     refuse("where_to_arithmetic", "where", [noise(3, dtype="bool"), noise(3), Const(-np.inf, "float32")], "not finite")
     refuse("where_to_arithmetic", "where", [noise(3, dtype="bool")] + [noise(3, dtype="int32")] * 2, "floating")
+
+
+def test_a_mask_that_may_hide_infinities_stays() -> None:
+    """where(c, 0, softmax(x + where(d, 0, -inf))) of a row that is masked whole, and where(c, 0, log(x))."""
+    mask, zero = noise(2, 3, dtype="bool"), Const(0.0, "float32")
+    add, _ = build("add", [noise(2, 3), Const([0.0, -np.inf, 0.0], "float32")], {}, "a")
+    softmax, _ = build("softmax", [add.outputs[0]], {"axis": 1}, "s")
+    log, _ = build("log", [noise(2, 3)], {}, "l")
+    half, _ = build("div", [noise(2, 3), Const(2.0, "float32")], {}, "h")
+    quotient, _ = build("div", [noise(2, 3), noise(2, 3)], {}, "q")
+    product, _ = build("matmul", [softmax.outputs[0], noise(3, 3)], {}, "p")
+    around = Around([add, softmax, log, half, quotient, product])
+    for hidden, why in ((softmax, "not finite"), (log, "comes from log"), (quotient, "comes from div")):
+        where, _ = build("where", [mask, zero, hidden.outputs[0]], {})
+        filled, _ = build("masked_fill", [hidden.outputs[0], mask], {"value": 0.0})
+        for op in (where, filled):
+            with pytest.raises(NotApplicable, match=why):
+                rules()[f"{op.kind}_to_arithmetic"].apply(around, op, "new")
+    for plain in (half, product):
+        op, _ = build("where", [mask, zero, plain.outputs[0]], {})
+        assert apply("where_to_arithmetic", op, around).ops
 
 
 def test_where_to_masked_fill() -> None:

@@ -559,3 +559,14 @@ def test_a_slope_behind_an_identity_is_known() -> None:
     op = OnnxGraph.load(model).ops()[-1]
     assert op.kind == "prelu" and op.inputs[1] is not None and op.inputs[1].shape == (4,)
     np.testing.assert_array_equal(op.inputs[1].numpy(), [0.25] * 4)
+
+
+@pytest.mark.parametrize("op", ["Cast", "CastLike"])
+def test_a_cast_that_does_not_saturate_keeps_its_name(op: str) -> None:
+    """Another opset's Cast, or a runtime's, would give the largest number instead of NaN."""
+    operands: list[Any] = [(2,)] if op == "Cast" else [(2,), ("float16", (1,))]
+    to = {"to": 10} if op == "Cast" else {}
+    assert lifted(op, operands, 19, saturate=1, **to).kind == "cast"
+    assert lifted(op, operands, 19, saturate=0, **to).kind == f"onnx:{op}"
+    assert lifted(op, operands, 24, round_mode="up", **to).kind == "cast"
+    assert lifted(op, operands, 24, round_mode="nearest", **to).kind == f"onnx:{op}"

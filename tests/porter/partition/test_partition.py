@@ -465,3 +465,20 @@ def test_any_division_is_the_model(target, body, latency):
     for segment in made.segments:
         assert segment.device == "host" or check(segment.graph, toy).ok
     assert prove(graph, made, items, 1e-5, numpy=True).ok
+
+
+def test_what_only_the_form_of_an_op_reads_comes_with_it(target):
+    """CastLike needs a tensor of which only the dtype counts: its segment gets it, and what makes it is not lost."""
+    made = porter.partition(
+        model(
+            """like (float[4] x, int32[2] other) => (float[4] y) {
+                 twice = Add (other, other)
+                 r = Relu (x)
+                 c = CastLike (r, twice)
+                 y = CastLike (c, r)
+               }"""
+        ),
+        target("relu"),
+    )
+    assert made.ok and [segment.device for segment in made.split.segments] == ["accelerator", "host"]
+    assert {value.name for value in made.split.segments[1].graph.inputs} == {"r", "other"}
