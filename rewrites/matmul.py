@@ -195,57 +195,6 @@ def gemm_to_linear(b: Builder, op: Op) -> Any:
     return b.linear(turned(b, x, (1, 0)) if a["trans_a"] else x, weight, bias)
 
 
-@rewrite(removes="einsum", yields=("permute", "reshape", "matmul", "mul", "sum"), claim="bounded", error=_ORDER)
-def einsum_to_matmul(b: Builder, op: Op) -> Any:
-    """einsum of one or two operands becomes sums, permutes, reshapes and one matmul.
-
-    Formula: an index in both operands and the result is a batch axis, one in both alone is contracted, one in
-    a single operand alone is summed there; the others are the rows of the left and the columns of the right
-    matrix.
-    Example: ``y = einsum('bhid,bhjd->bhij', q, k)`` -> ``y = reshape(matmul(reshape(q, (bh, i, d)),
-    reshape(permute(k), (bh, d, j))))``.
-    Bound: 4e-06 of the sum of magnitudes in float32 (another order of addition).
-    Does not apply: to three or more operands, an ellipsis, an index twice in one operand, or extents that
-    broadcast.
-    """
-    equation = op.attrs["equation"].replace(" ", "")
-    need("..." not in equation, "the equation has an ellipsis")
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
-    need(len(terms) <= 2, f"{len(terms)} operands are more than two")
-    if not arrow:
-        letters = left.replace(",", "")
-        result = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    need(all(len(set(t)) == len(t) for t in (*terms, result)), "an index comes twice in one term")
-    extent: dict[str, int] = {}
-    for term, v in zip(terms, op.operands, strict=True):
-        for letter, n in zip(term, shape_of(v), strict=True):
-            need(extent.setdefault(letter, n) == n, f"the extents of {letter} differ")
-    parts: list[tuple[Value, str]] = []
-    for i, (term, v) in enumerate(zip(terms, op.operands, strict=True)):
-        others = result + "".join(t for j, t in enumerate(terms) if j != i)
-        alone = tuple(k for k, c in enumerate(term) if c not in others)
-        if alone:
-            v = b.sum(v, axes=alone, keepdim=False)
-        parts.append((v, "".join(c for c in term if c in others)))
-    if len(parts) == 1:
-        v, term = parts[0]
-        return turned(b, v, [term.index(c) for c in result])
-    (x, xt), (y, yt) = parts
-    batch = [c for c in result if c in xt and c in yt]
-    inner = [c for c in xt if c in yt and c not in result]
-    rows = [c for c in result if c in xt and c not in yt]
-    cols = [c for c in result if c in yt and c not in xt]
-    size = {
-        name: prod(extent[c] for c in names) for name, names in zip("brkc", (batch, rows, inner, cols), strict=True)
-    }
-    x = view(b, turned(b, x, [xt.index(c) for c in (*batch, *rows, *inner)]), (size["b"], size["r"], size["k"]))
-    y = view(b, turned(b, y, [yt.index(c) for c in (*batch, *inner, *cols)]), (size["b"], size["k"], size["c"]))
-    order = [*batch, *rows, *cols]
-    out = view(b, b.matmul(x, y), tuple(extent[c] for c in order))
-    return turned(b, out, [order.index(c) for c in result])
-
-
 @rewrite(
     removes="attention",
     yields=("permute", "matmul", "mul", "add", "where", "softmax", "gt"),

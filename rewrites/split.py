@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Split, chunk, unbind, stack: several pieces at once."""
+"""Split, chunk, unbind, stack, cat: several pieces at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import cut, join, shape_of, view
+from ._tools import cut, join, need, shape_of, turned, view
 
 
 def _pieces(b: Builder, op: Op) -> list[Value]:
@@ -90,3 +90,21 @@ def stack_to_cat(b: Builder, op: Op) -> Any:
         shape = shape_of(x)
         parts.append(view(b, x, (*shape[:axis], 1, *shape[axis:])))
     return join(b, parts, axis)
+
+
+@rewrite(removes="cat", yields=("permute", "cat"), claim="exact")
+def cat_to_channel_axis(b: Builder, op: Op) -> Any:
+    """cat along another axis becomes a cat along axis 1 between permutes.
+
+    Formula: the axes of a concatenation are alike; the axis and axis 1 change places.
+    Example: ``y = cat(x of 1x4x8x8, z of 1x4x8x8, axis=0)`` -> ``y = permute(cat(permute(x, (1, 0, 2, 3)), permute(z,
+    (1, 0, 2, 3)), axis=1), (1, 0, 2, 3))``.
+    Bound: bit-equal.
+    Does not apply: along axis 1, to vectors, or when a shape is unknown.
+    """
+    axis, rank = op.attrs["axis"], len(shape_of(op.outputs[0]))
+    need(axis != 1, "it is along axis 1 already")
+    need(rank > 1, "a vector has no axis 1")
+    dims = list(range(rank))
+    dims[1], dims[axis] = dims[axis], dims[1]
+    return turned(b, b.cat(*(turned(b, x, dims) for x in op.operands), axis=1), dims)

@@ -81,40 +81,6 @@ def test_gemm_refuses() -> None:
     refuse("gemm_to_linear", "gemm", [x, Const(y), Const(noise(2, 4))], "differs between rows", **attrs)
 
 
-@pytest.mark.parametrize(
-    ("equation", "shapes"),
-    [
-        ("ij,jk->ik", [(2, 3), (3, 4)]),
-        ("ij,jk", [(2, 3), (3, 4)]),
-        ("bhid,bhjd->bhij", [(2, 3, 4, 5), (2, 3, 6, 5)]),
-        ("bij,bjk->bki", [(2, 3, 4), (2, 4, 5)]),
-        ("bchw,bkc->bkhw", [(2, 3, 4, 5), (2, 6, 3)]),
-        ("i,j->ij", [(3,), (4,)]),
-        ("i,i->", [(3,), (3,)]),
-        ("ijk,j->i", [(2, 3, 4), (3,)]),
-        ("ij->ji", [(2, 3)]),
-        ("ijk->ik", [(2, 3, 4)]),
-    ],
-)
-def test_einsum(equation: str, shapes: list[tuple[int, ...]]) -> None:
-    parts = [noise(*s, seed=i) for i, s in enumerate(shapes)]
-    scale = np.einsum(equation.replace(" ", ""), *[np.abs(p) for p in parts]) + 1
-    check("einsum_to_matmul", "einsum", parts, of=scale, equation=equation)
-
-
-@pytest.mark.parametrize(
-    ("equation", "shapes", "reason"),
-    [
-        ("...i,ij->...j", [(2, 3), (3, 4)], "ellipsis"),
-        ("i,j,k->ijk", [(2,), (2,), (2,)], "3 operands"),
-        ("ii->i", [(3, 3)], "twice in one term"),
-        ("ij,jk->ik", [(2, 3), (1, 4)], "extents of j differ"),
-    ],
-)
-def test_einsum_refuses(equation: str, shapes: list[tuple[int, ...]], reason: str) -> None:
-    refuse("einsum_to_matmul", "einsum", [noise(*s) for s in shapes], reason, equation=equation)
-
-
 @pytest.mark.parametrize("mask", ["none", "bool", "float"])
 @pytest.mark.parametrize("scale", [None, 0.3])
 @pytest.mark.parametrize("causal", [False, True])
