@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,12 @@ from porter.data import Data
 from porter.errors import PorterError
 from porter.findings import Finding
 from porter.graph import Graph
-from porter.ops import Array, Op, Value
+from porter.ops import Array, Op
 from porter.quantize.channels import FEW, MARGIN, Channels
 from porter.quantize.derive import Derived, derived
 from porter.quantize.encodings import Encoding
 from porter.quantize.extremes import Extremes
+from porter.quantize.input_scale import LOOK, InputScale
 from porter.quantize.numerics import Dtype
 from porter.quantize.observers import NotFiniteError, Observer, by_extremes, observer_maker
 from porter.quantize.resume import Resume, deferred_signals, fingerprint, obey
@@ -31,13 +31,8 @@ from porter.quantize.taps import TAPS_BYTES, Steps, Taps
 
 __all__ = ["Calibration", "calibrate"]
 
-#: The activations of a first batch norm differ from its training statistics by more than this only on wrong
-#: inputs.
-_UNLIKE_TRAINING = 20.0
 #: Seconds to wait for an idle thread to begin a run, at most.
 _BEGIN = 0.01
-#: Samples of which what enters the first batch norm is looked at.
-_LOOK = 32
 #: One sample this many times larger than the typical one leaves the others a few of 127 steps.
 _OUTLIER = 10.0
 
@@ -53,7 +48,7 @@ class Calibration:
         sizes: how large each observed value is from sample to sample.
         readers: for an observed value, the op that reads it.
         labels: for a value's name, the path of the layer that reads it.
-        norm: the first batch norm with statistics of its training, and ``spread`` what entered it.
+        scale: of the samples, by what the first layer makes of them; None where that tells nothing.
         groups: the names of the values of each group that is being observed.
         notes: about a calibration that was taken up again.
         rows: extremes that are not in the observers, sizes and ``seen`` yet; see :meth:`flush`.
@@ -65,8 +60,7 @@ class Calibration:
     sizes: dict[str, _Size] = field(default_factory=dict)
     readers: Mapping[str, Op] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
-    norm: Op | None = None
-    spread: _Spread = field(default_factory=lambda: _Spread())
+    scale: InputScale | None = None
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: list[Finding] = field(default_factory=list)
     rows: Extremes = field(default_factory=lambda: Extremes(()))
@@ -91,11 +85,6 @@ class Calibration:
                 self.seen[name] = min(before[0], least), max(before[1], most)
             if name in self.sizes:
                 self.sizes[name].add(absmax)
-
-    @property
-    def norm_ratio(self) -> float | None:
-        """The deviation of what entered ``norm``, as a multiple of the one in training; the median of channels."""
-        return None if self.norm is None else self.spread.ratio(self.norm)
 
     def range_of(self, group: str, dtype: Dtype, scheme: Scheme) -> tuple[float, float]:
         """The (minimum, maximum) that the encoding of a group must represent.
@@ -123,7 +112,7 @@ class Calibration:
 
     def findings(self) -> list[Finding]:
         """What is odd about the data: a single sample, not like in training, a few samples far larger than the rest."""
-        return [*self.notes, *_single(self), *_unlike_training(self), *_outliers(self)]
+        return [*self.notes, *_single(self), *(self.scale.findings() if self.scale else ()), *_outliers(self)]
 
     def state(self) -> dict[str, Array]:
         """Everything that samples change, as plain arrays for :meth:`restore`."""
@@ -138,7 +127,7 @@ class Calibration:
         arrays["seen_names"] = np.array(list(self.seen), np.str_)
         arrays["seen"] = np.array(list(self.seen.values()), np.float64)
         arrays["sizes"] = np.array([astuple(size) for size in self.sizes.values()], np.float64)
-        return arrays | self.spread.state()
+        return arrays | (self.scale.state() if self.scale is not None else {})
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """Become, with the same groups and observer, the calibration whose :meth:`state` this is."""
@@ -154,7 +143,8 @@ class Calibration:
         }
         for name, (count, logs, top, top_at) in zip(self.sizes, arrays["sizes"], strict=True):
             self.sizes[name] = _Size(int(count), float(logs), float(top), int(top_at))
-        self.spread.restore(arrays)
+        if self.scale is not None:
+            self.scale.restore(arrays)
 
 
 def calibrate(
@@ -195,11 +185,11 @@ def calibrate(
     only = sorted(set(watch) - set(group_of))
     values = {v.name: v for op in graph.ops() for v in (*op.operands, *op.outputs)}
     values |= {v.name: v for v in graph.inputs}
-    norm = None if made.norm is None else cast(Value, made.norm.inputs[0])
+    scale = made.scale
     easy = _derived(graph, made, groups)
     given = {item.name for item in easy}
     tapped = [name for name in group_of if name not in given]
-    wanted = [values[name] for name in (*tapped, *only)] + ([] if norm is None else [norm])
+    wanted = [values[name] for name in (*tapped, *only)] + ([] if scale is None else [scale.value])
     taps = Taps(graph, wanted, taps_bytes, fast=True)
     once = {name for name in group_of if values[name].is_const}
     count = steps or Steps()
@@ -225,8 +215,8 @@ def calibrate(
                     valued[name].fill(array, *rows.of(name))
                 if name in alone:
                     alone[name].observe(array, len(values[name].shape or ()))
-            if norm is not None and norm.name in arrays and index < _LOOK:
-                made.spread.add(arrays[norm.name].reshape(norm.shape))
+            if scale is not None and scale.value.name in arrays and index < LOOK:
+                scale.add(arrays[scale.value.name].reshape(scale.value.shape))
             if not last:
                 continue
             count()
@@ -258,7 +248,7 @@ def _prepared(
         sizes={name: _Size() for members in groups.values() for name in members},
         readers={v.name: op for op in reversed(graph.ops()) for v in op.operands if v.name in names},
         labels=labels,
-        norm=next((op for op in graph.ops() if _trained_norm(op)), None),
+        scale=InputScale.of(graph),
     )
 
 
@@ -376,54 +366,5 @@ def _outliers(calibration: Calibration) -> list[Finding]:
             reader.origin,
             "Look at that sample. If it belongs, choose an observer that outweighs it, such as min_max(use_avg).",
             reader.name, reader.kind,
-        )
-    ]  # fmt: skip
-
-
-def _trained_norm(op: Op) -> bool:
-    if op.kind != "batch_norm" or len(op.inputs) < 5:
-        return False
-    return all(value is not None and value.is_const for value in op.inputs[3:5])
-
-
-class _Spread:
-    """Mean square deviation of each channel (axis 1), streaming."""
-
-    def __init__(self) -> None:
-        self._count, self._sum, self._square = 0, np.zeros(()), np.zeros(())
-
-    def add(self, x: Array) -> None:
-        rows = x.reshape(*x.shape[:2], -1)
-        self._count += x.size // x.shape[1]
-        self._sum = self._sum + rows.sum((0, 2), dtype=np.float64)
-        self._square = self._square + np.einsum("ncl,ncl->nc", rows, rows).sum(0, dtype=np.float64)
-
-    def ratio(self, norm: Op) -> float | None:
-        """The median over channels of the deviation seen, as a multiple of the one in training."""
-        trained = cast(Value, norm.inputs[4]).numpy().astype(np.float64)
-        mean = self._sum / self._count
-        seen = np.sqrt(np.maximum(self._square / self._count - mean**2, 0))
-        alive = trained > 1e-12
-        return float(np.median(seen[alive] / np.sqrt(trained[alive]))) if alive.any() else None
-
-    def state(self) -> dict[str, Array]:
-        return {"spread_count": np.array(self._count), "spread_sum": self._sum, "spread_square": self._square}
-
-    def restore(self, arrays: Mapping[str, Array]) -> None:
-        self._count = int(arrays["spread_count"])
-        self._sum, self._square = arrays["spread_sum"], arrays["spread_square"]
-
-
-def _unlike_training(calibration: Calibration) -> list[Finding]:
-    ratio, norm = calibration.norm_ratio, calibration.norm
-    if norm is None or ratio is None or 1 / _UNLIKE_TRAINING < ratio < _UNLIKE_TRAINING:
-        return []
-    much = f"{ratio:.3g} times as wide as" if ratio > 1 else f"narrower by {1 / max(ratio, 1e-30):.3g} than"
-    return [
-        Finding(
-            "PT406", "warning",
-            f"what enters the first batch norm is {much} in training: are the samples 0..255 and the model's "
-            "inputs 0..1, or the other way round?",
-            norm.origin, "Compare the preprocessing with the training code.", norm.name, norm.kind,
         )
     ]  # fmt: skip

@@ -136,7 +136,7 @@ def test_an_interrupted_calibration_goes_on_with_the_same_result(graph, tmp_path
     assert ranges(made) == ranges(whole)
     assert made.seen == whole.seen
     assert made.sizes == whole.sizes
-    assert made.norm_ratio == whole.norm_ratio
+    assert made.scale.ratio == whole.scale.ratio
     (note,) = made.notes
     assert note.code == "PT430" and "went on after" in note.message
     assert "PT430" in explain("PT430")
