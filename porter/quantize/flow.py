@@ -85,6 +85,10 @@ class _Flow:
             if site.quantized:
                 yield site
 
+    def _free(self) -> Iterator[Site]:
+        """The integer ops that are so for the sake of those around them: no products, and none that is pinned."""
+        return (site for site in self._active() if site.op.kind not in PRODUCTS and not site.pinned)
+
     def _fuse(self) -> None:
         """Take followers into the products before them, as far as each value has one reader."""
         followers = self._scheme.table.fused_followers
@@ -148,9 +152,8 @@ class _Flow:
         while True:
             made = {self._sets.root(site.result.name) for site in self._active()}
             late = [
-                site for site in self._active()
-                if site.op.kind not in PRODUCTS
-                and not any(self._sets.root(v.name) in made for v in data_operands(site.op) if not v.is_const)
+                site for site in self._free()
+                if not any(self._sets.root(v.name) in made for v in data_operands(site.op) if not v.is_const)
             ]  # fmt: skip
             if not late:
                 return
@@ -161,8 +164,7 @@ class _Flow:
         while True:
             read = {self._sets.root(value.name) for _, value in self._reads()}
             ended = [
-                site for site in self._active()
-                if site.op.kind not in PRODUCTS and self._sets.root(site.result.name) not in read
+                site for site in self._free() if self._sets.root(site.result.name) not in read
             ]  # fmt: skip
             if not ended:
                 return

@@ -45,6 +45,7 @@ class Site:
         quantized: False where it stays in float.
         weighted: whether operand 1 is a constant weight.
         result: the last value computed inside the op: its output, or that of the last op fused behind it.
+        pinned: the user names it with a width, so that it is computed in integers whatever is around it.
     """
 
     op: Op
@@ -53,6 +54,7 @@ class Site:
     quantized: bool
     weighted: bool
     result: Value
+    pinned: bool = False
 
     @property
     def input(self) -> Value:
@@ -154,7 +156,8 @@ def plan(
     Args:
         width: of everything that is not pinned.
         pins: for a layer path, op name, value name or pattern (``head.*``), the name of a width or ``"float"``. A pin
-            without wildcards goes before one with them; among equals the last counts.
+            without wildcards goes before one with them, and keeps an op in integers that would be left to float among
+            floats; among equals the last counts.
         findings: gets what the user should know.
 
     Raises:
@@ -281,6 +284,7 @@ class _Pins:
             return False
         site.width = self._scheme.width(wanted)
         site.quantized = True
+        site.pinned = _exact(pattern)
         return True
 
     def _why(self, site: Site, wanted: str) -> str:

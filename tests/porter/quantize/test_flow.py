@@ -118,6 +118,17 @@ def test_what_no_integer_op_makes(bpu, tmp_path):
     assert values(affine_after_float(moved), mixing) == {"x", "p_x", "p", "c_y", "c_p", "q"}
 
 
+def test_a_pin_keeps_an_op_in_integers_among_floats(tmp_path):
+    mixing = targets.load(tmp_path, output_dtypes='["int8", "float32"]')
+    _, groups = groups_of(affine_after_float(), mixing, pins={"plus": "int8"})
+    assert {name for group in groups for name in group} == {"x", "m", "half", "p"}
+    _, groups = groups_of(porter.load(branches()), mixing, pins={"unit": "int8"})  # behind the last product
+    assert {"sum_y", "unit"} <= {name for group in groups for name in group}
+    # A pattern gives widths, and places no integers.
+    _, groups = groups_of(affine_after_float(), mixing, pins={"*": "int8"})
+    assert {name for group in groups for name in group} == {"x", "p"}
+
+
 def by_hand(made, x):
     """branches() in integers of the BPU: half up, one rounding a tensor, int32 bias, a weight scale a channel."""
     e, tensors = made.encodings, {t.name: t for t in branches().graph.initializer}
