@@ -127,14 +127,15 @@ class OpReport:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Whether a model can become legal, and how: as it is, by rewriting, by partition as well, or not at all.
+    """Whether a model can become legal, and how: as it is, by rewriting, by partition as well, or not at all; or that
+    the target's file does not know.
 
     ``crossings`` and ``bytes`` are what passes between accelerator and host for one input (model inputs and outputs
     aside), ``host`` how many ops the host computes; with ``answer`` "as is" or "rewrite" the target's own toolchain
     puts them there.
     """
 
-    answer: Literal["as is", "rewrite", "partition", "no"]
+    answer: Literal["as is", "rewrite", "partition", "no", "unknown"]
     host: int = 0
     crossings: int = 0
     bytes: int = 0
@@ -143,6 +144,8 @@ class Outlook:
     def __str__(self) -> str:
         if self.answer == "no":
             return f"cannot become legal: {self.why}"
+        if self.answer == "unknown":
+            return f"may or may not become legal: {self.why}"
         how = "legal as is" if self.answer == "as is" else f"legal after {self.answer}"
         if not self.host:
             return how

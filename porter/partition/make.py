@@ -278,6 +278,8 @@ def outlook(
         late = propose(work, target, after)
     many, crossings, moved, host = plan(work, target, after, late)
     if not many:
+        if any(op.verdict == "unknown" for op in after.ops):
+            return Outlook("unknown", host, why=f"of no op is it known that {target.name} runs it"), None
         return Outlook("no", host, why=f"{target.name} runs no op of it"), None
     if not report.taken:  # an opset that the whole cannot have: perhaps its parts can
         against = [f.message for f in split(work, target, after, late).notes if f.severity == "error"]

@@ -87,7 +87,7 @@ def _verdict(report: Report) -> str:
         return left
     if outlook.answer == "partition":
         return f"{left}\n[yellow]With `porter rewrite --partition`: {outlook}.[/]"
-    return f"{left}\n[red]It {escape(str(outlook))}.[/]"
+    return f"{left}\n[{'yellow' if outlook.answer == 'unknown' else 'red'}]It {escape(str(outlook))}.[/]"
 
 
 def print_gate(out: Console, gate: Gate, target_title: str, verbose: bool = False) -> None:

@@ -306,6 +306,14 @@ def test_check_says_what_partition_would_do(target):
     assert porter.check(sandwich(), target("conv2d erf")).outlook.answer == "as is"
 
 
+def test_a_file_that_knows_nothing_is_no_refusal():
+    """XGen's list of operators is not public: that is no reason to say that it runs none of them."""
+    net = model("g (float[1, 3, 8, 8] x) => (float[1, 3, 8, 8] y) { y = Relu (x) }", 11)
+    outlook = porter.check(net, "xgen-mobile").outlook
+    assert outlook.answer == "unknown"
+    assert str(outlook) == "may or may not become legal: of no op is it known that xgen-mobile runs it"
+
+
 def test_a_range_conflict_alone_proposes_the_cut():
     """Boxes in pixels and scores under one 8-bit scale: legal, and better decoded on the host."""
     rng = np.random.default_rng(0)
