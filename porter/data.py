@@ -36,7 +36,8 @@ class Data:
     """Samples that fit a model's inputs; iterate it as often as needed. ``len`` is the number of items (runs
     of the model).
 
-    ``findings`` holds warnings about the samples seen so far; it grows while the data is first read.
+    ``findings`` holds warnings about the samples seen so far; it grows while the data is first read. Those of ``raw``,
+    about pixels that are fed as they are, are guesses that a look at the model's first layer can refute.
     ``preprocess`` is the spec of an image folder, for whoever must do the same on the device.
     """
 
@@ -44,6 +45,7 @@ class Data:
     inputs: tuple[Value, ...]
     preprocess: Preprocess | None = None
     findings: list[Finding] = field(default_factory=list)
+    raw: list[Finding] = field(default_factory=list)
     _length: int = 0
     _source: Callable[[], Iterator[Any]] = field(default=lambda: iter(()), repr=False)
     _warned: set[str] = field(default_factory=set, repr=False)
@@ -112,10 +114,14 @@ class Data:
         self._look(array, value, want, index)
         return np.asarray(array, want, order="C")
 
-    def _warn(self, key: str, message: str, fix: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            self.findings.append(Finding("PT406", "warning", message, fix=fix, op=self.name))
+    def _warn(self, key: str, message: str, fix: str) -> list[Finding]:
+        """The finding, where it is the first of its key."""
+        if key in self._warned:
+            return []
+        self._warned.add(key)
+        found = [Finding("PT406", "warning", message, fix=fix, op=self.name)]
+        self.findings += found
+        return found
 
     def _look(self, array: Array, value: Value, want: np.dtype[Any], index: int) -> None:
         """Warn about what is legal but unlikely to be meant; each thing once."""
@@ -130,7 +136,7 @@ class Data:
             )
             return
         if self.preprocess is None and (array.dtype.kind in "iu" or (index == 0 and _pixels(array, low, high))):
-            self._warn(
+            self.raw += self._warn(
                 f"raw {value.name}",
                 f"{array.dtype} samples of whole numbers ({low:g}..{high:g}) are fed as they are to {want} input "
                 f"{value.name}",

@@ -215,7 +215,7 @@ def calibrate(
                     valued[name].fill(array, *rows.of(name))
                 if name in alone:
                     alone[name].observe(array, len(values[name].shape or ()))
-            if scale is not None and scale.value.name in arrays and index < LOOK:
+            if scale is not None and scale.value.name in arrays and index < LOOK and _varied(item):
                 scale.add(arrays[scale.value.name].reshape(scale.value.shape))
             if not last:
                 continue
@@ -313,6 +313,11 @@ def _blame(graph: Graph, made: Calibration, name: str, item: Sequence[Array], wh
         where=str(origin) if origin is not None else None,
         fix="Run the float model on this sample, and check its weights.",
     )
+
+
+def _varied(item: Sequence[Array]) -> bool:
+    """Whether a sample shows anything of the scale of samples."""
+    return all(array.min() != array.max() for array in item if array.dtype.kind == "f" and array.size > 1)
 
 
 @dataclass(slots=True)

@@ -205,7 +205,8 @@ def quantize(
         steps=steps,
         state=state,
     )
-    findings += opened.findings
+    right = calibration.scale is not None and calibration.scale.right
+    findings += [found for found in opened.findings if not (right and found in opened.raw)]
     if isinstance(encodings, Encodings):
         found = encodings
     else:

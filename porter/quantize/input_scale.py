@@ -97,6 +97,11 @@ class InputScale:
             return None
         return float(np.median(self.deviations[alive] / self.expected[alive]))
 
+    @property
+    def right(self) -> bool:
+        """Whether the samples are seen to be of the model's scale."""
+        return bool(self.ratio) and not self.findings()
+
     def findings(self) -> list[Finding]:
         """A warning (PT406) where the samples are of another scale than the model."""
         ratio = self.ratio

@@ -69,7 +69,25 @@ def test_models_that_say_nothing(options):
 
 
 def test_a_constant_sample_has_no_deviation():
+    """But for the zeros around it that the convolution sees."""
     assert findings(folded(), 0) == []
+    graph = folded()
+    for item in (np.zeros((1, 3, 12, 12), np.float32), np.full((1, 3, 12, 12), 0.1, np.float32)):
+        made = calibrate(graph, {"out": ["out"]}, open_data([item], graph.inputs), "min_max")
+        assert made.scale.ratio is None
+
+
+@pytest.mark.parametrize("trained_on", [1, 255])
+def test_whole_pixels_are_no_fault_where_the_model_takes_them(trained_on):
+    """The guess from the samples alone is dropped where the first layer refutes it."""
+    rng = np.random.default_rng(0)
+    graph = folded()
+    weight = next(op for op in graph.ops() if op.kind == "conv2d").operands[1]
+    graph = graph.with_constants({weight.name: weight.numpy() / np.float32(trained_on * 0.3)})
+    pixels = rng.integers(0, 256, (4, 3, 12, 12)).astype(np.float32)
+    made = porter.quantize(graph, "onnxruntime", pixels, dtype="int8")
+    messages = [finding.message for finding in made.findings if finding.code == "PT406"]
+    assert len(messages) == (2 if trained_on == 1 else 0), messages
 
 
 def test_deviations_are_those_of_the_channels():
