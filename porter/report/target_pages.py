@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from porter.errors import PorterError
 from porter.files import atomic_file
 from porter.report.targets import target_page
 from porter.target import Target
@@ -28,8 +29,11 @@ def pages() -> dict[str, str]:
 
 
 def write_pages(folder: Path) -> list[Path]:
-    """Write :func:`pages` to ``folder``; the files there are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write :func:`pages` to ``folder``; the files there are replaced. PorterError PT510 if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PorterError("PT510", f"cannot write {folder}: {error.strerror}", fix="Choose another folder.") from error
     written = []
     for name, text in pages().items():
         with atomic_file(folder / name, overwrite=True) as path:

@@ -305,6 +305,9 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(Path("s.json").read_text()) == target_schema()
     code, out = run("pages", "docs")
     assert code == 0 and (tmp_path / "docs" / "x5.md").is_file()
+    with pytest.raises(PorterError, match=r"cannot write mine\.toml") as caught:
+        run("pages", "mine.toml")
+    assert caught.value.code == "PT510"
     head = HEAD.replace("[runtime.about]", "[sources.other]\ncite = 'x'\n[runtime.about]")
     Path("bad.toml").write_text(head, encoding="utf-8")
     code, out = run("lint", "bad.toml")
