@@ -29,9 +29,10 @@ from .program import Array, Program, Var, samples, to_onnx, to_torch_source
 
 __all__ = ["HOWS", "Outcome", "judge", "module_of"]
 
-How = Literal["rewrite", "partition", "approximate", "fold"]
-#: What is done to a model, with how often.
-HOWS: dict[How, float] = {"rewrite": 0.78, "partition": 0.12, "approximate": 0.05, "fold": 0.05}
+How = Literal["rewrite", "partition", "approximate", "retrain", "fold"]
+#: What is done to a model, with how often: "approximate" and "retrain" allow such rules (after "retrain" nothing is
+#: compared), "fold" asks for the optional ones.
+HOWS: dict[How, float] = {"rewrite": 0.73, "partition": 0.12, "approximate": 0.05, "retrain": 0.03, "fold": 0.07}
 _OPTIONAL = ("fold_batch_norm", "focus_to_conv", "merge_reshapes", "slice_before_cat")
 #: "same": as a whole, and in each part. "amplified": in each part; as a whole a comparison or a rank turned a float
 #: rounding into another choice. "skipped": onnxruntime does not run the original. The others are failures.
@@ -167,7 +168,7 @@ def _rewrite(
     folder: Path,
     outcome: Outcome,
 ) -> None:
-    allow = ("approximate",) if how == "approximate" else ()
+    allow = {"approximate": ("approximate",), "retrain": ("approximate", "retrain")}.get(how, ())
     said = porter.check(graph, target, allow=allow)
     apply = _OPTIONAL if how == "fold" else ()
     made = porter.rewrite(graph, target, allow=allow, apply=apply, data=feeds[:1], samples=0)
@@ -175,6 +176,8 @@ def _rewrite(
     outcome.rules = tuple(sorted({rule for entry in entries for rule in entry.rules}))
     outcome.verdict = _verdict(said, made.report, entries)
     _keeps_promise(said, made.report, how)
+    if how == "retrain":
+        return
     bitwise = all(not entry.bound for entry in entries) and made.ledger.opset is None
     whole = None
     files = []

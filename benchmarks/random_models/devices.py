@@ -14,7 +14,8 @@ from dataclasses import replace
 from porter.limits import parse
 from porter.op_facts import fact_names
 from porter.ops import KINDS
-from porter.registry import rules
+from porter.registry import rules, rules_for
+from porter.rewrite import Rule
 from porter.target import Limit, OpSupport, Target
 
 __all__ = ["LIMITS", "aimed", "restricted", "target"]
@@ -31,6 +32,10 @@ LIMITS: dict[str, tuple[str, str]] = {
     "undilated": (_CONV, "max(dilation_h, dilation_w, dilation_d) == 1"),
     "unpadded": (_CONV + " " + _POOL, "max(pad_top, pad_bottom, pad_left, pad_right, pad_front, pad_back) == 0"),
     "even": (_CONV + " " + _POOL, "pad_top == pad_bottom and pad_left == pad_right and pad_front == pad_back"),
+    "channels512": (_CONV + " linear", "in_channels <= 512 and out_channels <= 512"),
+    "channels1024": (_CONV + " linear", "in_channels <= 1024 and out_channels <= 1024"),
+    "channels2048": (_CONV + " linear", "in_channels <= 2048 and out_channels <= 2048"),
+    "channels4096": (_CONV + " linear", "in_channels <= 4096 and out_channels <= 4096"),
     "stride1": (_CONV, "max(stride_h, stride_w, stride_d) == 1"),
     "pool3": (_POOL, "max(kernel_h, kernel_w, kernel_d) <= 3"),
     "floor": (_POOL, "not ceil_mode"),
@@ -58,6 +63,12 @@ LIMITS: dict[str, tuple[str, str]] = {
 #: Limits of every tensor.
 _WIDE = ("rank4", "matrix", "int32", "floats", "no_bool")
 _FLOATS = ("float16", "float32")
+#: Of rules that are for what all tensors must be: a part of their names, and the limit.
+_WIDE_RULES = {
+    "rank4": "rank4", "vector_to_matrix": "matrix", "int64_arithmetic": "int32", "integer_arithmetic": "floats",
+    "cast_of_comparison": "no_bool", "logical_to": "no_bool", "cast_bool": "no_bool",
+}  # fmt: skip
+_COMMON = {*["add", "sub", "mul", "div", "cast", "reshape", "permute", "slice", "cat", "matmul", "relu", "tanh", "abs", "pow", "conv2d", "unsqueeze", "where"]}
 #: Kinds that make nothing illegal by their absence.
 _KEPT = {"identity", "if", "loop", "scan", "random"}
 
@@ -96,25 +107,51 @@ def restricted(name: str) -> Target:
 def aimed(kinds: Collection[str], rng: random.Random) -> str:
     """The name of a restricted target for a model of these kinds: one at which a rule drawn from those for the kinds is
     likely to fire, with little else that it could be rewritten to."""
-    here = sorted(set(kinds) & KINDS.keys() - _KEPT)
-    found = [rule for rule in rules().values() if set(here) & {*rule.removes, *rule.fuses}]
-    missing: set[str] = set()
-    wide: list[str] = []
-    if found and rng.random() < 0.8:
-        rule = rng.choice(found)
-        reach = sorted({*rule.removes, *(rule.fuses if len(rule.fuses) < 20 else ())} & {*here})
-        if reach:
-            missing |= {*rng.sample(reach, rng.randint(1, len(reach)))}
-        else:  # it takes in whole regions, for what all tensors must be
-            wide.append(rng.choice(("rank4", "int32", "floats")))
-        share = rng.choice((0.0, 0.3, 0.6))
-        missing |= {kind for kind in KINDS if kind not in _KEPT and kind not in rule.yields and rng.random() < share}
+    here = set(kinds) & KINDS.keys() - _KEPT
+    aim = _Aim(rng)
+    found = [rule for rule in rules().values() if here & {*rule.removes, *rule.fuses}]
+    if found and rng.random() < 0.85:
+        # Every model has an add or a reshape; what is rare is aimed at first.
+        weights = [1.0 if here & {*rule.removes} - _COMMON else 0.3 for rule in found]
+        aim.at(rng.choices(found, weights)[0], here)
     else:
         share = rng.choice((0.1, 0.3))
-        missing |= {kind for kind in KINDS if kind not in _KEPT and rng.random() < share}
-        missing |= {kind for kind in here if rng.random() < 0.4}
-    mine = [name for name, (of, _) in LIMITS.items() if {*of.split()} & {*here} - missing]
-    limits = [name for name in mine if rng.random() < 0.3]
-    if not wide and rng.random() < 0.35:
-        wide.append(rng.choice(_WIDE))
-    return f"without:{','.join(kind for kind in KINDS if kind in missing)};{','.join([*limits, *wide])}"
+        aim.lacks({kind for kind in KINDS if rng.random() < share})
+        aim.lacks({kind for kind in sorted(here) if rng.random() < 0.4})
+    mine = [name for name, (of, _) in LIMITS.items() if {*of.split()} & here - aim.missing]
+    aim.limits += [name for name in mine if name not in aim.limits and rng.random() < 0.15]
+    if not {*aim.limits} & {*_WIDE} and rng.random() < 0.25:
+        aim.limits.append(rng.choice(_WIDE))
+    return f"without:{','.join(kind for kind in KINDS if kind in aim.missing)};{','.join(aim.limits)}"
+
+
+class _Aim:
+    """What a target lacks, so that one rule is of use."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.missing: set[str] = set()
+        self.limits: list[str] = []
+
+    def lacks(self, kinds: Collection[str]) -> None:
+        self.missing |= {*kinds} - _KEPT
+
+    def at(self, rule: Rule, here: Collection[str]) -> None:
+        wide = next((limit for words, limit in _WIDE_RULES.items() if words in rule.name), "")
+        makes_its_own = {*rule.removes} & {*rule.yields}
+        limits = [name for name, (of, _) in LIMITS.items() if {*of.split()} & {*rule.removes} & {*here}]
+        if wide:
+            self.limits.append(wide)
+        elif makes_its_own and limits:
+            self.limits += self.rng.sample(limits, min(len(limits), self.rng.choice((1, 1, 2))))
+        else:
+            reach = sorted({*rule.removes, *rule.fuses} & {*here} - {*rule.yields}) or sorted({*rule.removes} & {*here})
+            self.lacks(self.rng.sample(reach, self.rng.randint(1, min(len(reach), 3))) if reach else ())
+        # What its rivals yield and it does not.
+        for kind in sorted({*rule.removes} & {*here}):
+            for rival in rules_for(kind):
+                only = sorted({*rival.yields} - {*rule.yields, *here})
+                if rival is not rule and only and self.rng.random() < 0.7:
+                    self.lacks([self.rng.choice(only)])
+        share = self.rng.choice((0.0, 0.0, 0.3, 0.6))
+        self.lacks({kind for kind in KINDS if kind not in rule.yields and self.rng.random() < share})

@@ -21,7 +21,7 @@ class Unfit(Exception):
 Production = Callable[[Any], Any]
 
 #: The most elements of a value: a model runs in milliseconds.
-MOST = 6000
+MOST = 9000
 
 
 class Maker(ABC):

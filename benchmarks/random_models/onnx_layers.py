@@ -57,6 +57,15 @@ def conv(m: OnnxMaker) -> None:
         m.node(m.rng.choice(("Relu", "LeakyRelu", "Sigmoid")), m.fresh[-1])
 
 
+@production(ONNX, 0.6)
+def wide_conv(m: OnnxMaker) -> None:
+    """More channels than some accelerators take, on an image of a few elements."""
+    many, few = m.rng.choice((520, 1030, 2060, 4100)), m.rng.choice((1, 3))
+    c, out = (many, few) if m.chance(0.5) else (few, many)
+    x = m.input((1, c, 1, m.rng.choice((1, 2))), scale=1.0) if len(m.inputs) < 5 else m.const((1, c, 1, 2))
+    m.node("Conv", x, m.weight(out, c, 1, 1, fan=c), m.const((out,)) if m.chance(0.5) else None, scale=2.0)
+
+
 @production(ONNX, 1.2)
 def transposed_conv(m: OnnxMaker) -> None:
     rank = m.rng.choice((3, 4, 4, 4, 5))

@@ -12,11 +12,17 @@ _SINCE = {"HardSwish": 14, "Mish": 18, "Gelu": 20}
 _BOUNDED = "Relu Sigmoid Tanh Erf Softsign HardSigmoid Sign"
 
 
-@production(ONNX, 5)
+@production(ONNX, 6)
 def unary(m: OnnxMaker) -> None:
+    """One, or two in a row."""
+    _unary(m, m.float())
+    if m.chance(0.5):
+        _unary(m, m.fresh[-1])
+
+
+def _unary(m: OnnxMaker, x: Var) -> None:
     op = m.rng.choice([*_PLAIN.split(), "LeakyRelu", "Elu", "Celu", "ThresholdedRelu", *_SINCE])
     m.needs(max(_SINCE.get(op, 1), 12 if op == "Celu" else 1))
-    x = m.float()
     if x.dtype == "float16" and op not in _BOUNDED.split():
         raise Unfit
     attrs = {
@@ -257,6 +263,26 @@ def index_arithmetic(m: OnnxMaker) -> None:
     if m.chance(0.4):
         i = m.node("Cast", i, to=13 - onnx_number(i), scale=n - 1.0)
     m.node("Gather", x, i, axis=axis - x.rank if m.chance(0.3) else axis)
+
+
+@production(ONNX, 1.2)
+def arithmetic_of_known_range(m: OnnxMaker) -> None:
+    """Integers that come from ArgMax, so that their range is known, up to what makes floats of them."""
+    x = m.float(2, 3, 4, dtype="float32")
+    axis = m.rng.randrange(x.rank)
+    n = x.shape[axis]
+    i = m.node("ArgMax", x, axis=axis, keepdims=int(m.chance(0.5)), scale=n - 1.0)
+    for _ in range(m.rng.randint(0, 3)):
+        op = m.rng.choice(("Add", "Sub", "Mul", "Mod", "Div", "Neg", "Abs"))
+        rest = [] if op in ("Neg", "Abs") else [m.values(m.rng.randint(1, 5))]
+        i = m.node(op, i, *rest, scale=5 * i.scale + 5)
+    end = m.rng.randrange(3)
+    if end == 0:
+        m.node("Cast", i, to=1)
+    elif end == 1:
+        m.node("Equal", i, m.values(m.rng.randint(0, 3)))
+    else:
+        m.node("Gather", x, m.node("Mod", i, m.values(n), scale=n - 1.0), axis=axis)
 
 
 def onnx_number(v: Var) -> int:

@@ -53,7 +53,16 @@ _WITH = (
 
 @production(TORCH, 6)
 def unary(m: TorchMaker) -> None:
-    x = m.tame(m.float(), 20.0)
+    """One, or two in a row."""
+    _unary(m, m.float())
+    if m.chance(0.5):
+        _unary(m, m.fresh[-1])
+
+
+def _unary(m: TorchMaker, x: Var) -> None:
+    if not x.floats:
+        raise Unfit
+    x = m.tame(x, 20.0)
     if m.chance(0.5):
         m.call(f"{m.rng.choice(_PLAIN)}({{0}})", x, scale=x.scale**2 if x.scale < 8 else None)
     else:
@@ -172,7 +181,10 @@ def reduce(m: TorchMaker) -> None:
 
 @production(TORCH, 2.5)
 def order(m: TorchMaker) -> None:
+    """Of values that are all different: which one of equal values comes first torch leaves open."""
     x = m.float(1, 2, 3, 4)
+    if x not in m.inputs:
+        x = m.call("{0} + {1}", x, m.const(x.shape), scale=x.scale + 1)
     axis = m.axis(x.rank)
     n = x.shape[axis]
     kind = m.rng.randrange(4)

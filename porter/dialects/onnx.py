@@ -30,7 +30,7 @@ import porter.dialects.onnx_lower_layers
 import porter.dialects.onnx_lower_math
 import porter.dialects.onnx_lower_recurrent
 from porter.dialects import onnx_origin
-from porter.dialects.onnx_ceil import POOLS, as_inferred
+from porter.dialects.onnx_ceil import POOLS, as_written
 from porter.dialects.onnx_evaluate import evaluate, part_session
 from porter.dialects.onnx_fold import Constants
 from porter.dialects.onnx_lift import SAME, At, lift
@@ -626,7 +626,7 @@ class OnnxGraph(Graph):
     def _written(self, node: Node) -> NodeProto:
         """The node, so that onnx's inference, which runtimes call when they load a model, gives it the right shape."""
         return (
-            as_inferred(node.proto, self._model.types.get(node.ins[0], (None,))[0]) if node.op in POOLS else node.proto
+            as_written(node.proto, self._model.types.get(node.ins[0], (None,))[0]) if node.op in POOLS else node.proto
         )
 
     def to_proto(self) -> ModelProto:

@@ -2,17 +2,18 @@
 """The extents of pools with ``ceil_mode``, where onnx's own inference and the runtimes part.
 
 A window that would start in the padding behind the input is left out: so says the text of AveragePool and MaxPool of
-opset 22, and so do torch and onnxruntime at every opset. onnx's shape inference (1.23) counts it. A pool that has such
-a window has the shape of one without ``ceil_mode``.
+opset 22, and so do torch and onnxruntime at every opset. onnx's shape inference (1.23) counts it. Without
+``ceil_mode``, and with padding for the windows that do reach over the end, such a pool has the same windows, and one
+shape for all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import AttributeProto, NodeProto
+from onnx import AttributeProto, NodeProto, helper
 
-__all__ = ["POOLS", "as_inferred"]
+__all__ = ["POOLS", "as_inferred", "as_written"]
 
 #: The operators that have ``ceil_mode``.
 POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
@@ -26,16 +27,36 @@ def as_inferred(node: NodeProto, shape: Sequence[int] | None) -> NodeProto:
     if node.op_type not in POOLS or node.domain or shape is None:
         return node
     attrs = {a.name: a for a in node.attribute}
-    if "ceil_mode" not in attrs or not attrs["ceil_mode"].i or not _overhangs(attrs, shape[2:]):
+    pads = _floored(attrs, shape[2:]) if "ceil_mode" in attrs and attrs["ceil_mode"].i else None
+    return node if pads is None else _without(node, pads)
+
+
+def as_written(node: NodeProto, shape: Sequence[int] | None) -> NodeProto:
+    """The same where it computes the same: an average that counts padding divides by it as well."""
+    made = as_inferred(node, shape)
+    if made is node:
         return node
+    before, after = ({a.name: a for a in one.attribute} for one in (node, made))
+    padded = any(after["pads"].ints) and list(before["pads"].ints if "pads" in before else ()) != list(
+        after["pads"].ints
+    )
+    counts = "count_include_pad" in before and before["count_include_pad"].i
+    dilated = "dilations" in before and max(before["dilations"].ints, default=1) > 1
+    return node if padded and (counts or dilated) else made
+
+
+def _without(node: NodeProto, pads: Sequence[int]) -> NodeProto:
     made = NodeProto()
     made.CopyFrom(node)
-    next(a for a in made.attribute if a.name == "ceil_mode").i = 0
+    del made.attribute[:]
+    made.attribute.extend(a for a in node.attribute if a.name not in ("ceil_mode", "pads"))
+    made.attribute.append(helper.make_attribute("pads", pads))
     return made
 
 
-def _overhangs(attrs: dict[str, AttributeProto], extents: Sequence[int]) -> bool:
-    """Whether along some axis the last window, counted by rounding up, starts behind the input."""
+def _floored(attrs: dict[str, AttributeProto], extents: Sequence[int]) -> list[int] | None:
+    """The pads with which the pool has its windows without ``ceil_mode``; None where no window starts behind the
+    input."""
     rank = len(extents)
 
     def ints(name: str, default: int, count: int = rank) -> list[int]:
@@ -44,12 +65,15 @@ def _overhangs(attrs: dict[str, AttributeProto], extents: Sequence[int]) -> bool
     kernel, strides, dilations = ints("kernel_shape", 0), ints("strides", 1), ints("dilations", 1)
     pads = ints("pads", 0, 2 * rank)
     automatic = "auto_pad" in attrs and attrs["auto_pad"].s not in (b"", b"NOTSET")
-    if automatic or len(pads) != 2 * rank or {len(kernel), len(strides), len(dilations)} != {rank}:
-        return False
-    for n, k, s, d, begin, end in zip(extents, kernel, strides, dilations, pads[:rank], pads[rank:], strict=True):
-        if s < 1:
-            return False
-        last = -(-(n + begin + end - d * (k - 1) - 1) // s)
+    lengths = {len(kernel), len(strides), len(dilations)}
+    if automatic or len(pads) != 2 * rank or lengths != {rank} or min(strides, default=1) < 1:
+        return None
+    behind = False
+    for i, (n, k, s, d) in enumerate(zip(extents, kernel, strides, dilations, strict=True)):
+        begin, end, reach = pads[i], pads[rank + i], d * (k - 1) + 1
+        last = -(-(n + begin + end - reach) // s)
         if last * s >= n + begin:
-            return True
-    return False
+            behind = True
+        else:
+            pads[rank + i] = max(end, last * s + reach - n - begin)
+    return pads if behind else None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import parser
 
@@ -47,6 +48,22 @@ def test_pools_in_a_row_and_what_reads_them():
     np.testing.assert_array_equal(graph.run([x])[0], x[:, :, ::4, ::4].reshape(1, -1))
     made = porter.rewrite(graph, "mlu270")
     assert made.evidence is not None and made.evidence.ok
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("more", ["", ", count_include_pad = 1"])
+def test_one_axis_with_a_window_behind_the_input_and_one_without(op, more):
+    """8 rows by 3 and 3: the third window reaches over the end; 6 columns by 2 and 3: it would start behind it."""
+    if op == "MaxPool" and more:
+        pytest.skip("a maximum counts nothing")
+    pool = f"<kernel_shape = [3, 2], strides = [3, 3], ceil_mode = 1{more}>"
+    text = f"g (float[1, 1, 8, 6] x) => (float[1, 1, H, W] y) {{ y = {op} {pool} (x) }}"
+    graph = load(text)
+    assert graph.outputs[0].shape == (1, 1, 3, 2)
+    x = np.random.default_rng(0).standard_normal((1, 1, 8, 6)).astype(np.float32)
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}').SerializeToString()
+    want = onnxruntime.InferenceSession(proto).run(None, {"x": x})[0]
+    np.testing.assert_allclose(graph.run([x])[0], want, rtol=1e-6)
 
 
 def test_without_ceil_mode_nothing_changes():
