@@ -71,10 +71,11 @@ def encode(
             made.operands[path] = _operand(plan, calibration, path, first, adopted)
         given = adopted.weight(first, first.width.weight) if adopted is not None else None
         made.weights[path] = given or _weight(made, plan, path, first, weight)
-        for what, size in (("input", made.input_of(path).absmax), ("weight", made.weights[path].absmax)):
+        sizes = (("input", " in every sample", made.input_of(path).absmax), ("weight", "", made.weights[path].absmax))
+        for what, where, size in sizes:
             if max(size) == 0:
                 findings.append(
-                    Finding("PT411", "note", f"the {what} of {path} is zero in every sample; its scale is 1.0",
+                    Finding("PT411", "note", f"the {what} of {path} is zero{where}; its scale is 1.0",
                             first.op.origin, op=first.op.name, kind=first.op.kind)
                 )  # fmt: skip
     return made
