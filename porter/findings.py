@@ -162,7 +162,8 @@ class Report:
     """A model judged against a target.
 
     ``ok``: every op is native and the target takes the model as a whole, so it runs as it is. ``portable``: ``porter
-    rewrite`` makes it so with the claims that were allowed (every op is native, fold or rewrite). With ``own_host`` the
+    rewrite`` makes it so with the claims that were allowed (every op is native, fold or rewrite, or ``outlook``, which
+    tried it, says so). With ``own_host`` the
     target's toolchain itself puts ops on its host, and these count as legal in both. ``outlook`` sums it up, where it
     was asked for. ``converts``: the ONNX opset that ``porter rewrite`` converts the model to, where the target does not
     read the one that it has.
@@ -183,6 +184,8 @@ class Report:
 
     @property
     def portable(self) -> bool:
+        if self.outlook is not None and self.outlook.answer == "rewrite":
+            return True
         return self.taken and all(
             op.verdict in ("native", "fold", "rewrite") or self.runs_on_host(op) for op in self.ops
         )

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole models, and the node tests of ONNX, through check, rewrite and partition for the targets.
 
-    make coverage              or        python -m benchmarks.coverage [--models yolov8_style,...] [--targets mlu270,...]
+    make coverage          or   python -m benchmarks.coverage [--models yolov8_style,...] [--targets mlu270,...]
 
-The models are exported once, in an environment of their own (.venv-coverage), to build/coverage/models. Each is measured
-in a process with a limit of time and of memory, for every target. Results are kept in build/coverage by the contents of
-the model, the target and porter, so that an interrupted run goes on where it was; --kept takes those of another porter
-too, --fresh none. The tables are printed, and go into docs/coverage.md, with every row in docs/coverage.json, after a
-run over everything.
+The models are exported once, in an environment of their own (.venv-coverage), to build/coverage/models. Each is
+measured in a process with a limit of time and of memory, for every target. Results are kept in build/coverage by the
+contents of the model, the target and porter, so that an interrupted run goes on where it was; --kept takes those of
+another porter too, --fresh none. The tables are printed, and go into docs/coverage.md, with every row in
+docs/coverage.json, after a run over everything.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -33,15 +34,15 @@ from porter.target import Target
 
 from . import conformance, tables
 from .catalogue import MODELS, Entry
-from .measure import Row
+from .measure import SECONDS, Row
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "coverage"
 EXPORTER = ROOT / ".venv-coverage" / "bin" / "python"
 PAGE = ROOT / "docs" / "coverage.md"
 BEGIN, END = "<!-- begin: printed by make coverage -->", "<!-- end -->"
-#: Seconds that an export, and one model on one target, may take.
-EXPORT_LIMIT, LIMIT = 600, 600
+#: Seconds that an export, and one model on one target, may take (of which it may compute for SECONDS).
+EXPORT_LIMIT, LIMIT = 1200, 1200
 
 Say = Callable[[str], None]
 
@@ -90,7 +91,13 @@ def exported(entries: Sequence[Entry], say: Say) -> tuple[dict[str, Path], dict[
             command = [EXPORTER, "-m", "benchmarks.coverage.export", entry.name, temporary]
             try:
                 done = subprocess.run(
-                    command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=EXPORT_LIMIT, check=False
+                    command,
+                    cwd=ROOT,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=EXPORT_LIMIT,
+                    check=False,
                 )
             except subprocess.TimeoutExpired:
                 missing[entry.name] = f"no end after {EXPORT_LIMIT} s"
@@ -137,7 +144,9 @@ def _digest(path: Path) -> str:
 @functools.cache
 def _version(target: str) -> str:
     """Of everything that a result depends on beside the model: porter's code, the rules, the target's description."""
-    files = sorted([*(ROOT / "porter").rglob("*.py"), *(ROOT / "rewrites").glob("*.py"), Path(__file__).parent / "measure.py"])
+    files = sorted(
+        [*(ROOT / "porter").rglob("*.py"), *(ROOT / "rewrites").glob("*.py"), Path(__file__).parent / "measure.py"]
+    )
     said = hashlib.sha256(f"{target} {Target.load(target)!r}".encode())
     for path in files:
         said.update(path.read_bytes())
@@ -164,7 +173,12 @@ def in_process(path: Path, targets: Sequence[str], say: Say) -> Iterator[Row]:
     command = [sys.executable, "-m", "benchmarks.coverage.measure", str(path), *targets]
     with (WORK / "last-errors.txt").open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=_read, args=(process, lines), daemon=True).start()
@@ -187,6 +201,8 @@ def in_process(path: Path, targets: Sequence[str], say: Say) -> Iterator[Row]:
             process.wait()
     if current is not None:
         said = (WORK / "last-errors.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if process.returncode == -signal.SIGXCPU:
+            why = f"no end after {SECONDS} s of processor time"
         why = why or f"crash: the process ended with {process.returncode}: {said[-1][:200] if said else 'no message'}"
         yield Row(path.stem, current, cause=why)
 
@@ -212,7 +228,9 @@ def write(text: str, rows: Sequence[Row], nodes: Mapping[str, conformance.Result
     PAGE.write_text(f"{head}{BEGIN}\n\n{said}.\n\n{text}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
     data = {
         "versions": versions(),
-        "models": [{key: value for key, value in asdict(row).items() if value not in ("", {}, None, 0, False)} for row in rows],
+        "models": [
+            {key: value for key, value in asdict(row).items() if value not in ("", {}, None, 0, False)} for row in rows
+        ],
         "node_tests": {target: result.to_json() for target, result in nodes.items()},
     }
     PAGE.with_suffix(".json").write_text(json.dumps(data, indent=0) + "\n", encoding="utf-8")

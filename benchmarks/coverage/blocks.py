@@ -15,8 +15,25 @@ from torch import nn
 from torch.nn import functional as F
 
 __all__ = [
-    "SPP", "SPPF", "AvgDown", "Bottleneck", "C2f", "C3k2", "CIB", "CSP", "ELAN", "Focus", "GELAN", "PSA", "RepConv",
-    "SPPCSP", "SPPELAN", "conv", "downsample", "repeated", "separable",
+    "CIB",
+    "CSP",
+    "ELAN",
+    "GELAN",
+    "PSA",
+    "SPP",
+    "SPPCSP",
+    "SPPELAN",
+    "SPPF",
+    "AvgDown",
+    "Bottleneck",
+    "C2f",
+    "C3k2",
+    "Focus",
+    "RepConv",
+    "conv",
+    "downsample",
+    "repeated",
+    "separable",
 ]  # fmt: skip
 
 Activation = Callable[[], nn.Module]

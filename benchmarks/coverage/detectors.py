@@ -2,13 +2,14 @@
 """Ten one-stage detectors in the styles that people bring, small, with their decoding inside the network.
 
 They are written from the papers' block diagrams (see :mod:`benchmarks.coverage.blocks`; YOLOv3 is arXiv:1804.02767) and
-are none of the published networks: widths and depths are smaller. Each takes images (N, 3, H, W) and gives boxes (centre
-x, y, width, height or corners, in pixels), an objectness where its family has one, and scores of classes.
+are none of the published networks: widths and depths are smaller. Each takes images (N, 3, H, W) and gives boxes
+(centre x, y, width, height or corners, in pixels), an objectness where its family has one, and scores of classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -393,7 +394,7 @@ class V3Tiny(nn.Module):
         super().__init__()
         widths = (8, 16, 32, 48, 64)
         layers = [conv(3, widths[0], 3, act=leaky)]
-        for ins, outs in zip(widths, widths[1:], strict=False):
+        for ins, outs in pairwise(widths):
             layers += [nn.MaxPool2d(2), conv(ins, outs, 3, act=leaky)]
         self.body = nn.Sequential(*layers)
         self.deep = nn.Sequential(

@@ -3,8 +3,8 @@
 
     .venv-coverage/bin/python -m benchmarks.coverage.export NAME OUT.onnx
 
-Weights are random by a fixed seed. Constant parameters (zeros of a residual's last gamma, layer scales of 1e-6) are made
-random too and batch norms see data, so that every branch counts in the output and activations keep their size.
+Weights are random by a fixed seed. Constant parameters (zeros of a residual's last gamma, layer scales of 1e-6) are
+made random too and batch norms see data, so that every branch counts in the output and activations keep their size.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import nn
 from .catalogue import MODELS, Entry
 
 CLASSES = 6
-#: Batches that batch norms see, and their size.
-SEEN, BATCH = 3, 4
+#: Batches that batch norms see, and their size: more for the detectors, whose last maps have nine cells.
+SEEN, BATCH = 3, {"detector": 16}
 
 
 def define_operators() -> None:
@@ -152,12 +152,12 @@ def build(entry: Entry) -> tuple[nn.Module, bool]:
 def export(entry: Entry, out: Path) -> None:
     torch.manual_seed(0)
     model, listed = build(entry)
-    size = entry.size
+    size, batch = entry.size, BATCH.get(entry.group, 4)
     randomize(model)
     if listed:
-        settle(model, lambda: list(torch.rand(BATCH, 3, size, size)))
+        settle(model, lambda: list(torch.rand(batch, 3, size, size)))
     else:
-        settle(model, lambda: torch.randn(BATCH, 3, size, size))
+        settle(model, lambda: torch.randn(batch, 3, size, size))
     if entry.name.startswith(("repvgg", "mobileone", "fastvit")) or entry.name == "yolov6_style":
         fuse(model)
     model = Detector(model) if listed else Segmenter(model) if entry.group == "segmentation" else model

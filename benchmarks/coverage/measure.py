@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from porter import api
@@ -35,21 +34,26 @@ from porter.partition import partition
 from porter.partition.run_pipeline import Pipeline
 from porter.verify import Evidence, compare, verify
 
-__all__ = ["TOLERANCE", "Row", "main"]
+__all__ = ["PROMISED", "SECONDS", "TOLERANCE", "Row", "main"]
 
 #: The largest difference of an output, as a share of its range.
 TOLERANCE = 1e-4
 #: Seed of the inputs that porter proves on, and of those that onnxruntime is given afterwards.
 PROOF, FRESH = 0, 7
-#: Bytes of address space that a process may take.
-MEMORY = 10 * 2**30
+#: What the outlooks of ``check`` promise.
+PROMISED = {
+    "as is": "as is", "rewrite": "rewritten", "partition": "partitioned", "no": "no", "unknown": "unknown",
+}  # fmt: skip
+#: Bytes of address space that a process may take, and seconds of processor time for each target.
+MEMORY, SECONDS = 10 * 2**30, 300
 
 
 @dataclass
 class Row:
     """A model on a target.
 
-    ``state``: "as is", "rewritten", "partitioned" or "failed". ``said``: what ``check`` had said it would become.
+    ``state``: "as is", "rewritten", "partitioned", "no" (porter says that it cannot become legal, or, "unknown", that
+    the target's file does not know) or "failed". ``said``: what ``check`` had said it would become.
     ``host``: ops on the host. ``left``: what stayed illegal, as "kind: reason" with counts. ``proof`` and ``fresh``:
     the largest difference in porter's own proof and in onnxruntime's run on other inputs, as a share of the output's
     range; ``parts``: only each segment by itself was equal, as a selection turned on a rounding. ``cause``: of a
@@ -131,18 +135,20 @@ def measure(model: Model, target: str) -> Row:
     try:
         report = api.check(model.graph, target)
         assert report.outlook is not None
-        row.said = report.outlook.answer
-        made = api.rewrite(model.graph, target, verify=False)
-        row.ops, row.rewrites = made.ledger.ops, len(made.ledger.entries)
-        row.left = left_over(made.report)
-        if made.report.ok:
-            row.host = (made.report.outlook or Outlook("as is")).host
-            row.proof, row.fresh = _prove(model, made.graph)
-            row.state = "as is" if report.ok else "rewritten"
-        else:
+        row.said, row.left = report.outlook.answer, left_over(report)
+        if row.said == "partition":  # which rewrites as well
             _divide(model, target, row)
-        promised = {"as is": "as is", "rewrite": "rewritten", "partition": "partitioned"}.get(row.said, "failed")
-        if promised != row.state:
+        else:
+            made = api.rewrite(model.graph, target, verify=False)
+            _booked(row, made)
+            row.proof, row.fresh = _prove(model, made.graph)
+            if made.report.ok:
+                row.state = "as is" if report.ok else "rewritten"
+            elif row.said in ("no", "unknown"):
+                row.state = row.said
+            else:
+                _divide(model, target, row)
+        if row.state != "failed" and PROMISED[row.said] != row.state:
             row.cause = f"check had said {row.said}"
     except Wrong as error:
         row.cause = f"wrong: {error}"
@@ -153,6 +159,11 @@ def measure(model: Model, target: str) -> Row:
         row.cause = f"crash: {type(error).__name__}: {str(error)[:300]} ({', '.join(frames)})"
     row.seconds = round(time.process_time() - began, 2)
     return row
+
+
+def _booked(row: Row, made: api.Rewritten) -> None:
+    row.ops, row.rewrites, row.left = made.ledger.ops, len(made.ledger.entries), left_over(made.report)
+    row.host = (made.report.outlook or Outlook("as is")).host
 
 
 def left_over(report: Report) -> dict[str, int]:
@@ -176,7 +187,7 @@ def _prove(model: Model, graph: Any) -> tuple[float, float]:
     data = proto.SerializeToString(deterministic=True)
     digest = hashlib.sha256(data).hexdigest()
     if digest not in model.proved:
-        evidence = verify(model.graph, graph, random_inputs(model.graph.inputs, 2, PROOF), (), TOLERANCE)
+        evidence = verify(model.graph, graph, random_inputs(model.graph.inputs, 1, PROOF), (), TOLERANCE)
         if not evidence.ok:
             raise Wrong(_differs(evidence))
         session = _session(data)
@@ -186,11 +197,14 @@ def _prove(model: Model, graph: Any) -> tuple[float, float]:
 
 def _differs(evidence: Evidence) -> str:
     worst = evidence.worst
-    return f"porter's own proof: {worst.name} differs by {worst.relative:.3g} of its range, {worst.mismatched} not alike"
+    return (
+        f"porter's own proof: {worst.name} differs by {worst.relative:.3g} of its range, {worst.mismatched} not alike"
+    )
 
 
 def _divide(model: Model, target: str, row: Row) -> None:
-    made = partition(model.graph, target, samples=2, seed=PROOF, tolerance=TOLERANCE)
+    made = partition(model.graph, target, samples=1, seed=PROOF, tolerance=TOLERANCE)
+    _booked(row, made.rewritten)
     row.segments, row.crossings = len(made.split.segments), len(made.split.crossings)
     row.host = sum(len(segment.ops) for segment in made.split.segments if segment.device == "host")
     assert made.evidence is not None
@@ -209,7 +223,7 @@ def _divide(model: Model, target: str, row: Row) -> None:
         except Wrong:
             if not row.parts:
                 raise
-    row.state = "partitioned"
+    row.state = "rewritten" if made.rewritten.report.ok else "partitioned"
 
 
 def main(args: Sequence[str]) -> None:
@@ -219,6 +233,8 @@ def main(args: Sequence[str]) -> None:
     path, *targets = args
     model = Model(Path(path))
     for target in targets:
+        spent = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
+        resource.setrlimit(resource.RLIMIT_CPU, (spent + SECONDS, resource.RLIM_INFINITY))
         print(json.dumps({"begins": target}), flush=True)
         print(json.dumps(asdict(measure(model, target))), flush=True)
 

@@ -7,11 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from .catalogue import MODELS
-from .measure import Row
+from .measure import PROMISED, Row
 
 __all__ = ["page"]
 
-STATES = ("as is", "rewritten", "partitioned", "failed")
+STATES = ("as is", "rewritten", "partitioned", "unknown", "no", "failed")
 #: Kinds of ops that are named for each target before "and N more".
 _KINDS = 12
 
@@ -25,6 +25,10 @@ def cell(row: Row) -> str:
             return f"R{host}"
         case "partitioned":
             return f"P {row.segments}/{row.crossings}" + ("*" if row.parts else "")
+        case "no":
+            return "-"
+        case "unknown":
+            return "?"
     return "**failed**"
 
 
@@ -42,32 +46,33 @@ def page(rows: Sequence[Row], sizes: Mapping[str, int], missing: Mapping[str, st
     lines += [
         "", "`=` legal as is, `R` after rewrite, `hN` with N ops on the CPU by the target's own toolchain, `P s/c` "
         "partitioned into s segments with c crossings (`*`: equal segment by segment, since a selection turned on a "
-        "rounding).",
+        "rounding), `?` the target's file does not know, `-` cannot become legal.",
         "", f"| model | nodes | {' | '.join(targets)} |", f"|---|---|{'---|' * len(targets)}",
     ]  # fmt: skip
     for entry in MODELS:
-        cells = [cell(found[entry.name, t]) if (entry.name, t) in found else "-" for t in targets]
-        if any(one != "-" for one in cells):
+        cells = [cell(found[entry.name, t]) if (entry.name, t) in found else "" for t in targets]
+        if any(cells):
             lines.append(f"| {entry.name} | {sizes.get(entry.name, '')} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_failures(rows, missing), "", *_left(rows, targets)])
 
 
 def _counts(rows: Sequence[Row], targets: Sequence[str]) -> list[str]:
-    lines = [f"| target | {' | '.join(STATES)} | check had said so | largest difference |", "|---" * 7 + "|"]
+    lines = [
+        f"| target | {' | '.join(STATES)} | check had said so | largest difference |",
+        "|---" * (len(STATES) + 3) + "|",
+    ]
     for target in [*targets, "all"]:
         mine = [row for row in rows if target in (row.target, "all")]
         counts = Counter(row.state for row in mine)
+        numbers = " | ".join(str(counts[state]) for state in STATES)
         foretold = sum(_foretold(row) for row in mine)
         worst = max((d for row in mine for d in (row.proof, row.fresh) if d is not None), default=0.0)
-        lines.append(
-            f"| {target} | {' | '.join(str(counts[state]) for state in STATES)} | {foretold} of {len(mine)} | {worst:.1e} |"
-        )
+        lines.append(f"| {target} | {numbers} | {foretold} of {len(mine)} | {worst:.1e} |")
     return lines
 
 
 def _foretold(row: Row) -> bool:
-    states = {"as is": "as is", "rewrite": "rewritten", "partition": "partitioned", "no": "failed"}
-    return states.get(row.said) == row.state
+    return PROMISED.get(row.said) == row.state
 
 
 def _failures(rows: Sequence[Row], missing: Mapping[str, str]) -> list[str]:

@@ -490,3 +490,16 @@ def test_what_only_the_form_of_an_op_reads_comes_with_it(target):
     )
     assert made.ok and [segment.device for segment in made.split.segments] == ["accelerator", "host"]
     assert {value.name for value in made.split.segments[1].graph.inputs} == {"r", "other"}
+
+
+def test_what_a_conversion_to_another_opset_makes_legal_is_legal_after_rewrite(target):
+    """There is no LayerNormalization at opset 11: it is written as mean, sub, mul, ... there, which the target runs."""
+    norm = model(
+        "norm (float[2, 8] x) => (float[2, 8] y) { y = LayerNormalization <axis = -1> (x, w) }",
+        weights={"w": np.ones(8, np.float32)},
+    )
+    runs = target("mean sub mul add div sqrt pow square reciprocal rsqrt", "opset = [11, 11]")
+    report = porter.check(norm, runs)
+    assert str(report.outlook) == "legal after rewrite" and report.portable and not report.ok
+    made = porter.rewrite(norm, runs)
+    assert made.ok and {op.kind for op in made.graph.ops()} >= {"mean", "sub"}
