@@ -62,8 +62,9 @@ judge-vela judge-ncnn judge-nncase judge-tpu-mlir judge-esp: judge-%: $(READY)  
 test-toolchains: $(READY)  ## the adapters before the real compilers, where they are installed
 	$(THREADS) $(BIN)/python -m pytest -m toolchain -rs
 
-pages: $(READY)  ## docs/targets and the JSON Schema of targets, from targets/*.toml
+pages: $(READY)  ## docs/targets and the JSON Schema of targets, from targets/*.toml; docs/rules.md from the rules
 	$(BIN)/porter targets pages docs/targets
+	$(BIN)/porter rewrites --page docs/rules.md
 	$(BIN)/porter targets schema --output porter/schema/target.schema.json --overwrite
 
 clean:

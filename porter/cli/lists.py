@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,12 +14,22 @@ from porter.cli.options import console
 
 
 @app.command()
-def rewrites(name: Annotated[str | None, typer.Argument(help="Show one in full.")] = None) -> None:
+def rewrites(
+    name: Annotated[str | None, typer.Argument(help="Show one in full.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Write the page of all rewrites (Markdown).", show_default=False)
+    ] = None,
+) -> None:
     """List the rewrites, or show the manual page of one."""
     from porter.registry import find_rule, rules
     from porter.report.lists import print_rule, print_rules
 
-    if name is None:
+    if page is not None:
+        from porter.report.rule_pages import write_page
+
+        write_page(page)
+        print(page)
+    elif name is None:
         print_rules(console(), list(rules().values()))
     else:
         print_rule(console(), find_rule(name))
