@@ -356,8 +356,9 @@ class Planner:
         """The ops to precompute, by the name of their first output, with the reason where it is a reader's.
 
         A constant sub-graph is precomputed where one of its ops is not legal, or where an op that reads it is legal
-        only with a constant there (the bias of a convolution that an exporter put behind an Identity). Constants that
-        the device may as well compute stay as they are.
+        only with a constant there (the bias of a convolution that an exporter put behind an Identity). The identity of a
+        constant goes too: torch exports weights that are alike once, and toolchains want the others as constants.
+        Constants that the device may as well compute stay as they are.
         """
         constant: dict[str, Op] = {}
         for op in ops:
@@ -372,7 +373,8 @@ class Planner:
         for op, said in zip(ops, judged, strict=True):
             read = [constant[v.name] for v in op.operands if v.name in constant]
             if op.outputs[0].name in constant:
-                if said.verdict != "native" or any(source.outputs[0].name in fold for source in read):
+                alias = op.kind == "identity" and op.operands[0].is_const
+                if said.verdict != "native" or alias or any(source.outputs[0].name in fold for source in read):
                     fold.setdefault(op.outputs[0].name, "")
             elif read and said.verdict != "native":
                 try:

@@ -160,6 +160,17 @@ def test_a_reader_that_needs_a_constant_gets_one(target):
     assert after.ok
 
 
+def test_the_identity_of_a_constant_goes_whoever_reads_it(target):
+    """torch exports slopes that are alike once; compilers want each PRelu's as a constant."""
+    body = """g (float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y) {
+        t = Identity (s)
+        z = PRelu (x, s)
+        y = PRelu (z, t)
+    }"""
+    new, _, _, after = ledger_of(graph(body, s=np.full((2, 1, 1), 0.25, np.float32)), target(["prelu"]))
+    assert [op.kind for op in new.ops()] == ["prelu"] * 2 and after.ok
+
+
 def test_a_shape_is_a_constant(target):
     body = """g (float[2, 3] x) => (float[2, 3] y) {
         s = Shape (x)
