@@ -356,8 +356,8 @@ class Planner:
         """The ops to precompute, by the name of their first output, with the reason where it is a reader's.
 
         A constant sub-graph is precomputed where one of its ops is not legal, or where an op that reads it is legal
-        only with a constant there (the bias of a convolution that an exporter put behind an Identity). The identity of a
-        constant goes too: torch exports weights that are alike once, and toolchains want the others as constants.
+        only with a constant there (the bias of a convolution that an exporter put behind an Identity). The identity of
+        a constant goes too: torch exports weights that are alike once, and toolchains want the others as constants.
         Constants that the device may as well compute stay as they are.
         """
         constant: dict[str, Op] = {}
