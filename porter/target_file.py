@@ -56,6 +56,8 @@ DTYPES = frozenset(
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (4, 8, 16, 32, 64)}
 )
 _MAX_BYTES = 4 * 2**20
+#: What describes more targets than this describes none.
+_FEW = 4
 
 
 def installed() -> list[str]:
@@ -103,9 +105,24 @@ def _find(name: str, beside: Path | None) -> Path:
         except ImportError as error:
             message = f"target {name!r} is announced by {module}, which cannot be imported: {error}"
             raise PorterError("PT508", message, fix="Install that package again.") from error
-    near = _nearest(name, [*built_in, *points])
+    near = _nearest(name, [*built_in, *points]) or ", ".join(_told(name, built_in))
     hint = f"Did you mean {near}? " if near else ""
     raise PorterError("PT508", f"there is no target {name!r}", fix=f"{hint}`porter targets` lists all.")
+
+
+def _told(text: str, files: Mapping[str, Path]) -> list[str]:
+    """The targets that the text describes, such as a chip or a vendor, if it is no more than a few."""
+    wanted = _letters(text)
+    found = []
+    for name, path in files.items():
+        head = tomllib.loads(path.read_text(encoding="utf-8"))["target"]
+        if wanted and any(wanted in _letters(head.get(key, "")) for key in ("title", "vendor", "description")):
+            found.append(name)
+    return found if len(found) <= _FEW else []
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def _nearest(name: str, names: Iterable[str]) -> str | None:

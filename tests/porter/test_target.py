@@ -265,6 +265,23 @@ def test_unknown_target_names_the_nearest() -> None:
     assert caught.value.code == "PT508" and caught.value.fix is not None and "mlu2" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("s100", "nash-e"),
+        ("RDK X5", "x5"),
+        ("rockchip", "rk3566, rk3588, rv1106"),
+        ("xgen", "xgen-mobile"),
+        ("?", None),
+    ],
+)
+def test_a_chip_or_a_vendor_names_its_targets(text: str, named: str | None) -> None:
+    with pytest.raises(PorterError) as caught:
+        Target.load(text)
+    said = f"Did you mean {named}? " if named else ""
+    assert (caught.value.code, caught.value.fix) == ("PT508", f"{said}`porter targets` lists all.")
+
+
 def test_missing_file() -> None:
     with pytest.raises(PorterError) as caught:
         Target.load("./nowhere/my.toml")
