@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Two workers on two cores, one thread each: torch and onnxruntime would otherwise start a pool in every worker.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo demo-scale demo-prune demo-fcos demo-retinanet test lint test-torch13 test-upstream bench bench-quantize judge judge-vela judge-ncnn judge-nncase judge-tpu-mlir judge-esp \
+.PHONY: demo demo-scale demo-prune demo-fcos demo-retinanet test lint test-torch13 test-upstream bench bench-quantize coverage judge judge-vela judge-ncnn judge-nncase judge-tpu-mlir judge-esp \
 	test-toolchains pages clean
 
 $(READY): pyproject.toml constraints.txt
@@ -58,6 +58,14 @@ judge: $(READY)  ## porter's verdicts before the vendors' compilers, which are i
 
 judge-vela judge-ncnn judge-nncase judge-tpu-mlir judge-esp: judge-%: $(READY)  ## the same for one toolchain
 	$(BIN)/python -m benchmarks.judge --toolchain $* $(ARGS)
+
+.venv-coverage/.ready: benchmarks/coverage/requirements.txt
+	$(PYTHON) -m venv .venv-coverage
+	.venv-coverage/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+coverage: $(READY) .venv-coverage/.ready  ## 37 whole models and the node tests of ONNX for the targets, as tables (ARGS=--help)
+	$(THREADS) $(BIN)/python -m benchmarks.coverage $(ARGS)
 
 test-toolchains: $(READY)  ## the adapters before the real compilers, where they are installed
 	$(THREADS) $(BIN)/python -m pytest -m toolchain -rs
