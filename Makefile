@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: demo demo-scale demo-prune demo-fcos demo-retinanet test lint test-torch13 test-upstream bench bench-quantize coverage judge judge-vela judge-ncnn judge-nncase judge-tpu-mlir judge-esp \
-	test-toolchains pages clean
+	test-toolchains random-models pages clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -69,6 +69,9 @@ coverage: $(READY) .venv-coverage/.ready  ## 37 whole models and the node tests 
 
 test-toolchains: $(READY)  ## the adapters before the real compilers, where they are installed
 	$(THREADS) $(BIN)/python -m pytest -m toolchain -rs
+
+random-models: $(READY)  ## 1,000 random models through check and rewrite; a failing one is made small (ARGS="--seed 1 --models 100")
+	$(THREADS) $(BIN)/python -m benchmarks.random_models $(ARGS)
 
 pages: $(READY)  ## docs/targets and the JSON Schema of targets, from targets/*.toml; docs/rules.md from the rules
 	$(BIN)/porter targets pages docs/targets

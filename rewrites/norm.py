@@ -110,7 +110,8 @@ def group_norm_to_mean(b: Builder, op: Op) -> Any:
     weight and bias of each channel.
     Example: ``y = group_norm(x of 1x8x4x4, groups=2)`` -> layer normalization of reshape(x, (1, 2, 64)),
     reshaped back.
-    Bound: 2e-05 absolute plus 2e-05 relative in float32 (times |weight|).
+    Bound: 2e-05 absolute plus 2e-05 relative in float32 (times |weight|) where the mean is not large beside
+    the deviation.
     Does not apply: when the shape is unknown, or to integers.
     """
     x, weight, bias = op.operands[0], op.inputs[1], op.inputs[2]
@@ -129,7 +130,8 @@ def instance_norm_to_group_norm(b: Builder, op: Op) -> Any:
 
     Formula: the definitions.
     Example: ``y = instance_norm(x of 1x8x4x4)`` -> ``y = group_norm(x, groups=8)``.
-    Bound: 2e-05 absolute plus 2e-05 relative in float32 (another kernel).
+    Bound: 2e-05 absolute plus 2e-05 relative in float32 (another kernel) where the mean is not large beside the
+    deviation.
     Does not apply: when the shape is unknown.
     """
     channels = shape_of(op.operands[0])[1]
@@ -143,7 +145,8 @@ def group_norm_to_instance_norm(b: Builder, op: Op) -> Any:
     Formula: a group, seen as one channel, is normalized over all its elements.
     Example: ``y = group_norm(x of 1x8x4x4, groups=2)`` -> ``y = reshape(instance_norm(reshape(x, (1, 2, 16,
     4))), x.shape)``.
-    Bound: 2e-05 absolute plus 2e-05 relative in float32 (times |weight|).
+    Bound: 2e-05 absolute plus 2e-05 relative in float32 (times |weight|) where the mean is not large beside
+    the deviation.
     Does not apply: when the shape is unknown.
     """
     x, weight, bias = op.operands[0], op.inputs[1], op.inputs[2]

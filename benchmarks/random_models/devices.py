@@ -68,7 +68,10 @@ _WIDE_RULES = {
     "rank4": "rank4", "vector_to_matrix": "matrix", "int64_arithmetic": "int32", "integer_arithmetic": "floats",
     "cast_of_comparison": "no_bool", "logical_to": "no_bool", "cast_bool": "no_bool",
 }  # fmt: skip
-_COMMON = {*["add", "sub", "mul", "div", "cast", "reshape", "permute", "slice", "cat", "matmul", "relu", "tanh", "abs", "pow", "conv2d", "unsqueeze", "where"]}
+_COMMON = {
+    "add", "sub", "mul", "div", "cast", "reshape", "permute", "slice", "cat", "matmul", "relu", "tanh", "abs", "pow",
+    "conv2d", "unsqueeze", "where",
+}  # fmt: skip
 #: Kinds that make nothing illegal by their absence.
 _KEPT = {"identity", "if", "loop", "scan", "random"}
 

@@ -40,16 +40,11 @@ def minimize(program: Program, target: str, how: How, feed: int, ask: Ask) -> tu
 
     if how != "rewrite" and fails(program, target, "rewrite"):
         how = "rewrite"
-    changed = True
-    while changed and tries <= TRIES:
-        changed = False
-        for candidate in _smaller(program):
-            if fails(candidate, target, how):
-                program, changed = candidate, True
-                break
-    for candidate in _shrunk(program):
-        if fails(candidate, target, how):
-            program = candidate
+    for less in (_smaller, _shrunk):
+        found: Program | None = program
+        while found is not None:
+            program = found
+            found = next((candidate for candidate in less(program) if fails(candidate, target, how)), None)
     for simpler in _simpler(target):
         if fails(program, simpler(target), how):
             target = simpler(target)
