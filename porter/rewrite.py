@@ -117,8 +117,8 @@ class Builder:
             built.origin = self._origin
 
     def const(self, data: Any, dtype: str | None = None) -> Value:
-        """A constant: an array, or a number with its dtype (default: float32 or int64)."""
-        if dtype is None and isinstance(data, float):
+        """A constant: an array, or a Python number with its dtype (default: float32 or int64)."""
+        if dtype is None and isinstance(data, float) and not isinstance(data, np.generic):  # np.float64 is a float
             dtype = "float32"
         array = np.asarray(data, dtype=numpy_dtype(dtype) if dtype else None)
         return Value.constant(f"{self._prefix}_c{self._count()}", array)
@@ -136,7 +136,11 @@ class Builder:
         return outs
 
     def _number(self, number: float, beside: Sequence[Value | float | None]) -> Value:
-        return self.const(number, next((v.dtype for v in beside if isinstance(v, Value) and v.dtype), "float32"))
+        dtype = next((v.dtype for v in beside if isinstance(v, Value) and v.dtype), "float32")
+        try:
+            return self.const(number, dtype)
+        except OverflowError:  # -1 as an unsigned integer
+            raise NotApplicable(f"{number:g} is no number of {dtype}") from None
 
     def __getattr__(self, kind: str) -> Callable[..., Any]:
         if kind.startswith("_"):

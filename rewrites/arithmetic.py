@@ -35,7 +35,8 @@ def div_by_power_of_two(b: Builder, op: Op) -> Any:
     Formula: 1 / 2^k is exact, and so is the product.
     Example: ``y = div(x, 8)`` -> ``y = mul(x, 0.125)``.
     Bound: bit-equal (but where the result is subnormal on a device that flushes).
-    Does not apply: to other divisors, divisors computed at run time, or integers.
+    Does not apply: to other divisors, those whose reciprocal the dtype cannot hold, divisors computed at run time, or
+    integers.
     """
     x, y = op.operands
     need_float(x, y)
@@ -43,7 +44,10 @@ def div_by_power_of_two(b: Builder, op: Op) -> Any:
     c = y.numpy()
     parts = [frexp(float(v)) for v in np.unique(c).tolist()]
     need(all(abs(m) == 0.5 and -100 < e < 100 for m, e in parts), "the divisor is not a power of two")
-    return b.mul(x, b.const(1 / c, y.dtype))
+    with np.errstate(over="ignore"):
+        factor = np.asarray(1 / c, c.dtype)
+    need((np.isfinite(factor) & (factor != 0)).all(), f"its reciprocal is no number of {y.dtype}")
+    return b.mul(x, b.const(factor))
 
 
 @rewrite(removes="div", yields="mul", claim="exact", error="2 ulp")
@@ -207,14 +211,15 @@ def extreme_of_constant_to_clamp(b: Builder, op: Op) -> Any:
     Formula: the definition of clamp.
     Example: ``y = maximum(x, 0.1)`` -> ``y = clamp(x, min=0.1, max=None)``.
     Bound: the same values, NaN in x included; the sign of a zero may differ.
-    Does not apply: when neither operand is one constant number (not NaN), or the other is smaller than the
-    result.
+    Does not apply: when neither operand is one constant number (not NaN, and an integer below 2^53), or the other is
+    smaller than the result.
     """
     x, y = op.operands
     if x.is_const and not y.is_const:
         x, y = y, x
     limit = scalar(y, "limit")
     need(limit == limit, "the limit is NaN")
+    need("float" in str(y.dtype) or abs(limit) < 2**53, f"the limit {limit:g} is more than a float counts")
     out = op.outputs[0]
     need(
         (x.shape, x.dtype) == (out.shape, out.dtype),

@@ -8,19 +8,23 @@ from typing import Any
 from porter.ops import Op
 from porter.rewrite import Builder, rewrite
 
-from ._tools import need
+from ._tools import need, need_float
 
 
 @rewrite(removes="hardswish", yields=("add", "relu6", "mul", "div"), claim="exact", error="2 ulp")
 def hardswish_to_relu6(b: Builder, op: Op) -> Any:
     """hardswish(x) becomes x * relu6(x + 3) / 6.
 
-    Formula: hardswish(x) = x * relu6(x + 3) / 6 (torch.nn.Hardswish).
+    Formula: hardswish(x) = x * relu6(x + 3) / 6 (torch.nn.Hardswish). In half precision it is divided first, for 6 x
+    may be more than 65504.
     Example: ``y = hardswish(x)`` -> ``y = div(mul(x, relu6(add(x, 3))), 6)``.
-    Bound: 2 ulp in float32 (the same operations in the same order as torch's).
-    Does not apply: never.
+    Bound: 2 ulp (in float32 the same operations in the same order as torch's).
+    Does not apply: to integers.
     """
     x = op.operands[0]
+    need_float(x)
+    if x.dtype == "float16":
+        return b.mul(x, b.div(b.relu6(b.add(x, 3.0)), 6.0))
     return b.div(b.mul(x, b.relu6(b.add(x, 3.0))), 6.0)
 
 
@@ -44,9 +48,10 @@ def hardsigmoid_to_clamp(b: Builder, op: Op) -> Any:
     Formula: clamp(alpha * x + beta, 0, 1), the definition (ONNX HardSigmoid; torch's is alpha 1/6, beta 1/2).
     Example: ``y = hardsigmoid(x)`` -> ``y = clamp(add(mul(x, alpha), beta), 0, 1)``.
     Bound: 2e-07 absolute in float32: torch divides relu6(x + 3) by 6 instead.
-    Does not apply: never.
+    Does not apply: to integers.
     """
     x = op.operands[0]
+    need_float(x)
     return b.clamp(b.add(b.mul(x, op.attrs["alpha"]), op.attrs["beta"]), min=0.0, max=1.0)
 
 

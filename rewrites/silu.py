@@ -15,8 +15,8 @@ def silu_to_sigmoid_mul(b: Builder, op: Op) -> Any:
 
     Formula: silu(x) = x * sigmoid(x), the definition (Elfwing et al., arXiv:1702.03118; torch.nn.SiLU).
     Example: ``y = silu(x)`` -> ``s = sigmoid(x); y = mul(x, s)``.
-    Bound: 4 ulp in float32, because torch divides x by 1 + exp(-x) instead. NaN stays NaN, and silu(-inf) is
-    NaN on both sides.
+    Bound: 4 ulp, because torch divides x by 1 + exp(-x) instead; in half precision for x above -9, for below it
+    sigmoid(x) is no normal number. NaN stays NaN, and silu(-inf) is NaN on both sides.
     Does not apply: never; every silu can be written so.
     """
     x = op.operands[0]

@@ -9,7 +9,7 @@ from typing import Any
 from porter.ops import Op
 from porter.rewrite import Builder, rewrite
 
-from ._tools import need_float
+from ._tools import need, need_float
 
 
 @rewrite(removes="square", yields="mul", claim="exact")
@@ -19,8 +19,9 @@ def square_to_mul(b: Builder, op: Op) -> Any:
     Formula: the definition.
     Example: ``y = square(x)`` -> ``y = mul(x, x)``.
     Bound: bit-equal.
-    Does not apply: never.
+    Does not apply: to bool.
     """
+    need(op.operands[0].dtype != "bool", f"{op.operands[0].name} is bool")
     return b.mul(op.operands[0], op.operands[0])
 
 
@@ -139,6 +140,7 @@ def sign_to_comparisons(b: Builder, op: Op) -> Any:
     Does not apply: to bool.
     """
     x = op.operands[0]
+    need(x.dtype != "bool", f"{x.name} is bool")
     return b.sub(b.cast(b.gt(x, 0), dtype=x.dtype), b.cast(b.lt(x, 0), dtype=x.dtype))
 
 

@@ -154,3 +154,19 @@ def test_extremes_refuse(kind: str) -> None:
 
 def test_specials_reach_the_rules() -> None:
     assert np.isnan(X).any() and np.isinf(with_specials(noise(9))).any()
+
+
+def test_a_float64_constant_keeps_its_digits() -> None:
+    """The negative of an array of rank 0 is a number of numpy, and one of those is a Python float too."""
+    made = check("sub_to_add", "sub", [np.array([1.0, 2.0]), Const(np.array(1 / 3))])
+    assert [v.dtype for v in made.ops[0].operands] == ["float64", "float64"]
+
+
+def test_a_reciprocal_that_the_dtype_cannot_hold() -> None:
+    tiny = Const(np.array(2.0**-24, np.float16))
+    refuse("div_by_power_of_two", "div", [np.ones(3, np.float16), tiny], "no number of float16")
+
+
+def test_a_limit_that_a_float_does_not_count() -> None:
+    far = Const(np.array(2**53 + 1))
+    refuse("extreme_of_constant_to_clamp", "maximum", [np.array([0, 2**60]), far], "more than a float counts")

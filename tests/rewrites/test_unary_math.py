@@ -83,3 +83,11 @@ def test_special_values_are_special() -> None:
 def test_complex_numbers_are_refused() -> None:
     """|z| is no maximum of z and -z; no rule is asked."""
     refuse("abs_to_maximum", "abs", [noise(4).astype(np.complex64)], "complex")
+
+
+def test_unsigned_integers_and_bools_are_refused() -> None:
+    """-1 is no uint8; the rule says so, and does not fail."""
+    for rule, kind in (("neg_to_mul", "neg"), ("abs_to_maximum", "abs")):
+        refuse(rule, kind, [np.array([0, 255], np.uint8)], "-1 is no number of uint8")
+    for rule, kind in (("square_to_mul", "square"), ("sign_to_comparisons", "sign")):
+        refuse(rule, kind, [np.array([False, True])], "is bool")
