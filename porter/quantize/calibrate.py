@@ -22,6 +22,7 @@ from porter.quantize.channels import FEW, MARGIN, Channels
 from porter.quantize.derive import Derived, derived
 from porter.quantize.encodings import Encoding
 from porter.quantize.extremes import Extremes
+from porter.quantize.gather import Gather
 from porter.quantize.input_scale import LOOK, InputScale
 from porter.quantize.numerics import Dtype
 from porter.quantize.observers import NotFiniteError, Observer, by_extremes, observer_maker
@@ -52,6 +53,7 @@ class Calibration:
         groups: the names of the values of each group that is being observed.
         notes: about a calibration that was taken up again.
         rows: extremes that are not in the observers, sizes and ``seen`` yet; see :meth:`flush`.
+        gather: elements that are not in the observers yet.
     """
 
     observers: dict[str, Observer]
@@ -64,9 +66,11 @@ class Calibration:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: list[Finding] = field(default_factory=list)
     rows: Extremes = field(default_factory=lambda: Extremes(()))
+    gather: Gather = field(default_factory=lambda: Gather({}))
 
     def flush(self) -> None:
-        """Show the observers what waits in :attr:`rows`."""
+        """Show the observers what waits in :attr:`rows` and :attr:`gather`."""
+        self.gather.flush()
         block = self.rows.take()
         if not block.low.size:
             return
@@ -200,6 +204,7 @@ def calibrate(
         kept = Resume(state, fingerprint(graph, settings, data))
     rows = made.rows = Extremes([*tapped, *only], easy, only)
     valued = {name: made.observers[group] for name, group in group_of.items() if not by_extremes(made.observers[group])}
+    made.gather = Gather(valued)
     alone = {groups[group][0]: each for group, each in made.channels.items()}
     with deferred_signals(kept is not None) as signalled:
         done, items = (0, iter(data)) if kept is None else kept.take_up(made, data, count)
@@ -210,8 +215,9 @@ def calibrate(
                 rows.look(arrays)
             except NotFiniteError as error:
                 raise _blame(graph, made, str(error.args[1]), item, str(error.args[0])) from error
+            gathered = made.gather.take(rows.shelf, *rows.on(rows.shelf)) if rows.shelf is not None else ()
             for name, array in arrays.items():
-                if name in valued:
+                if name in valued and name not in gathered:
                     valued[name].fill(array, *rows.of(name))
                 if name in alone:
                     alone[name].observe(array, len(values[name].shape or ()))

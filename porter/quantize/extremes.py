@@ -19,7 +19,7 @@ from porter.ops import Array
 from porter.quantize.derive import Derived
 from porter.quantize.observers import NotFiniteError, extent
 
-__all__ = ["Block", "Extremes"]
+__all__ = ["Block", "Extremes", "Shelf"]
 
 #: Samples in a block.
 _ROWS = 64
@@ -42,6 +42,9 @@ class Extremes:
         names: of values that are looked at.
         easy: further values, whose extremes follow from others.
         lax: those of the names that may hold NaN or infinity, and then are not seen.
+
+    Fields:
+        shelf: of what was looked at last, what lies side by side in memory.
     """
 
     def __init__(self, names: Sequence[str], easy: Sequence[Derived] = (), lax: Sequence[str] = ()) -> None:
@@ -51,15 +54,17 @@ class Extremes:
         self._lax = frozenset(lax)
         self._rows: NDArray[np.float64] = np.full((_ROWS, 2, len(self.names)), np.nan)
         self._count = 0
-        self._shelves: list[_Shelf] = []
+        self._shelves: list[Shelf] = []
+        self.shelf: Shelf | None = None
 
     def look(self, arrays: Mapping[str, Array]) -> None:
         """See some of the values of a sample. Raises NotFiniteError with (what, the value's name)."""
         low, high = self._rows[self._count]
-        shelf = self._shelf(arrays)
+        shelf = self.shelf = self._on_shelf(arrays)
         if shelf is not None:
-            low[shelf.places] = np.minimum.reduceat(shelf.memory, shelf.bounds)[::2]
-            high[shelf.places] = np.maximum.reduceat(shelf.memory, shelf.bounds)[::2]
+            bounds = shelf.ends.reshape(-1)[:-1]
+            low[shelf.places] = np.minimum.reduceat(shelf.memory, bounds)[::2]
+            high[shelf.places] = np.maximum.reduceat(shelf.memory, bounds)[::2]
         for name, array in arrays.items():
             place = self._place.get(name)
             if place is not None and (shelf is None or name not in shelf.arrays):
@@ -69,10 +74,10 @@ class Extremes:
             for name, _ in seen:
                 self._check(name, arrays[name])
 
-    def _shelf(self, arrays: Mapping[str, Array]) -> _Shelf | None:
+    def _on_shelf(self, arrays: Mapping[str, Array]) -> Shelf | None:
         """Those that lie side by side in memory, as the same arrays did before."""
         if not any(shelf.holds(arrays) for shelf in self._shelves):
-            made = _Shelf.of({name: array for name, array in arrays.items() if name in self._place}, self._place)
+            made = Shelf.of({name: array for name, array in arrays.items() if name in self._place}, self._place)
             if made is None:
                 return None
             self._shelves = [*self._shelves[1 - _SHELVES :], made]
@@ -91,6 +96,11 @@ class Extremes:
         low, high = self._rows[self._count, :, self._place[name]]
         return float(low), float(high)
 
+    def on(self, shelf: Shelf) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The extremes of the values on a shelf in the sample that is looked at."""
+        low, high = self._rows[self._count]
+        return low[shelf.places], high[shelf.places]
+
     def end(self) -> bool:
         """The sample is complete; whether the block is full now, and must be taken."""
         self._count += 1
@@ -108,7 +118,7 @@ class Extremes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shelf:
+class Shelf:
     """Arrays side by side in one memory, of which one call of numpy finds all extremes: with hundreds of small ones,
     that takes half the time.
 
@@ -116,19 +126,29 @@ class _Shelf:
         arrays: by name.
         places: of their values in a row.
         memory: float32, from the first to the end of the last.
-        bounds: where each begins and ends in it, but for the last end.
+        ends: where each begins and ends in it, (arrays, 2).
+        largest: the elements of the largest.
     """
 
     arrays: dict[str, Array]
     places: NDArray[np.intp]
     memory: Array
-    bounds: NDArray[np.intp]
+    ends: NDArray[np.intp]
+    largest: int
+
+    def alike(self, other: Shelf) -> bool:
+        """Whether the other has the same values at the same places of another memory."""
+        return self is other or (
+            self.arrays.keys() == other.arrays.keys()
+            and np.array_equal(self.places, other.places)
+            and np.array_equal(self.ends, other.ends)
+        )
 
     def holds(self, arrays: Mapping[str, Array]) -> bool:
         return all(arrays.get(name) is array for name, array in self.arrays.items())
 
     @staticmethod
-    def of(arrays: Mapping[str, Array], place: Mapping[str, int]) -> _Shelf | None:
+    def of(arrays: Mapping[str, Array], place: Mapping[str, int]) -> Shelf | None:
         """The dense ones of float32 that are parts of the same bytes as the first of them; None for fewer than two."""
         parts = {n: a for n, a in arrays.items() if isinstance(a.base, np.ndarray) and a.base.dtype == np.uint8}
         base = next((array.base for array in parts.values()), None)
@@ -147,12 +167,14 @@ class _Shelf:
         if len(found) < 2 or not apart or any((at - first) % 4 for at, _, _ in found):
             return None
         memory = base.reshape(-1)[first : found[-1][1]].view(np.float32)
-        bounds = [(end - first) // 4 for at, stop, _ in found for end in (at, stop)][:-1]
         names = [name for _, _, name in found]
-        return _Shelf(
+        return Shelf(
             {name: arrays[name] for name in names},
-            np.array([place[name] for name in names], np.intp), memory, np.array(bounds, np.intp),
-        )  # fmt: skip
+            np.array([place[name] for name in names], np.intp),
+            memory,
+            np.array([((at - first) // 4, (stop - first) // 4) for at, stop, _ in found], np.intp),
+            max(arrays[name].size for name in names),
+        )
 
 
 def _levels(easy: Sequence[Derived], place: Mapping[str, int]) -> list[tuple[Derived, list[int], list[int]]]:

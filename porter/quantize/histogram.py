@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from porter.ops import Array
 
-__all__ = ["Histogram", "Side"]
+__all__ = ["MANY", "Histogram", "Side", "upper_halves"]
 
 _PER_OCTAVE = 128
 #: Octaves below the largest value that are told apart; what is smaller counts as 0. An int16 range a millionth of the
@@ -32,8 +32,8 @@ _NEGATIVE = 0x8000
 #: Elements counted at a time: their int64 copy (2 MB) stays in the cache.
 _CHUNK = 1 << 18
 #: Of larger arrays every eleventh element is counted, as eleven. (Rows of usual shapes are no multiple of that prime.)
-_MANY, _STRIDE = 1 << 17, 11
-#: Samples with fewer elements are gathered first: the 64 thousand counters of a bincount cost as much as they do.
+MANY, _STRIDE = 1 << 17, 11
+#: Arrays with fewer elements are gathered first: the 64 thousand counters of a bincount cost as much as they do.
 _GATHER = 1 << 16
 
 
@@ -109,10 +109,17 @@ class Histogram:
         """Count the elements of ``x``: finite, of any shape, the smallest ``low`` and the largest ``high``."""
         self._widen(low, high)
         flat, weight = np.asarray(x, np.float32).ravel(order="K"), 1  # as it lies in memory: order matters only below
-        if flat.size > _MANY:
+        if flat.size > MANY:
             flat, weight = _sampled(x, flat), _STRIDE
-        codes = flat.view(np.uint16)[_UPPER::2]
-        if x.size >= _GATHER:
+        self._take(upper_halves(flat), weight)
+
+    def add_halves(self, halves: NDArray[np.uint16], low: float, high: float) -> None:
+        """Count elements of which these are the :func:`upper_halves`, as :meth:`add` does; they are not sampled."""
+        self._widen(low, high)
+        self._take(halves.reshape(-1), 1)
+
+    def _take(self, codes: NDArray[np.uint16], weight: int) -> None:
+        if codes.size * weight >= _GATHER:
             for start in range(0, codes.size, _CHUNK):
                 self._count(codes[start : start + _CHUNK], weight)
             return
@@ -245,6 +252,11 @@ class Histogram:
         self._floor, self._zeros = (int(v) for v in state["histogram_zeros"])
         self._low, self._high = (float(v) for v in state["histogram_extremes"])
         self._waiting = 0
+
+
+def upper_halves(flat: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Of each element of a dense vector the half that says its bin: a view."""
+    return flat.view(np.uint16)[_UPPER::2]
 
 
 def _sampled(x: Array, flat: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -67,6 +67,10 @@ class Observer(Protocol):
         """The part of :meth:`observe` that needs the elements, of one part of a sample: finite, ``low`` to ``high``.
         Nothing where :func:`by_extremes`."""
 
+    def fill_halves(self, halves: NDArray[np.uint16], low: float, high: float) -> None:
+        """:meth:`fill` for elements of small parts of some samples, of which these are the
+        :func:`~porter.quantize.histogram.upper_halves`."""
+
     def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
         """(minimum, maximum) to be represented by ``dtype``; None when nothing was observed.
 
@@ -120,6 +124,9 @@ class _Extremes:
         self._seen = _union(extents if self._seen is None else [self._seen, *extents])
 
     def fill(self, part: Array, low: float, high: float) -> None:
+        pass
+
+    def fill_halves(self, halves: NDArray[np.uint16], low: float, high: float) -> None:
         pass
 
     def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
@@ -303,6 +310,9 @@ class _Histogrammed(_Extremes):
 
     def fill(self, part: Array, low: float, high: float) -> None:
         self.histogram.add(part, low, high)
+
+    def fill_halves(self, halves: NDArray[np.uint16], low: float, high: float) -> None:
+        self.histogram.add_halves(halves, low, high)
 
     def merge(self, other: Observer) -> None:
         self._check(other)

@@ -262,8 +262,10 @@ def test_the_command_says_what_it_kept_and_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("observer", [*OBSERVERS, "min_max(use_avg)", "min_max(iteration=2)"])
-def test_a_stream_of_blocks_changes_no_bit(observer):
-    """With channels that fill the runtime's blocks, against plain runs that are observed one by one."""
+@pytest.mark.parametrize(("size", "count"), [(70, 5), (12, 35)])
+def test_a_stream_of_blocks_changes_no_bit(observer, size, count):
+    """With channels that fill the runtime's blocks, against plain runs that are observed one by one: tensors of which
+    histograms take a sample, and small ones, which are kept for some samples."""
     rng = np.random.default_rng(0)
     tensors = {"a": rng.normal(size=(32, 3, 3, 3)), "d": rng.normal(size=(32, 1, 3, 3)), "c": rng.normal(size=32)}
     nodes = [
@@ -273,10 +275,10 @@ def test_a_stream_of_blocks_changes_no_bit(observer):
         models.helper.make_node("Add", ["d_y", "h_y"], ["out"]),
     ]
     tensors = {name: (array * 0.3).astype(np.float32) for name, array in tensors.items()}
-    made = porter.load(models.model(nodes, {"images": (1, 3, 70, 70)}, {"out": (1, 32, 70, 70)}, tensors))
-    data = [rng.normal(size=(1, 3, 70, 70)).astype(np.float32) * (i + 1) for i in range(5)]
+    made = porter.load(models.model(nodes, {"images": (1, 3, size, size)}, {"out": (1, 32, size, size)}, tensors))
+    data = [rng.normal(size=(1, 3, size, size)).astype(np.float32) * (i + 1) for i in range(count)]
     names = ["a_y", "h_y", "d_y", "out"]
-    assert 32 * 70 * 70 > 131072  # histograms take a sample of it
+    assert (32 * size * size > 131072) == (size == 70)
     groups = {"a_y": ["a_y"], "h_y": ["h_y"], "two": ["d_y", "out"]}
     got = run(made, observer, data, groups=groups, channels={"h_y": 1})
     want = {group: make_observer(observer) for group in groups}
