@@ -90,8 +90,19 @@ def randomize(model: nn.Module) -> None:
 
 
 def settle(model: nn.Module, images: Callable[[], Any]) -> None:
-    """Let batch norms take the statistics of some random images."""
+    """Let batch norms take the statistics of some random images; a network without any norm gets weights for which
+    each layer's results have a variance of 1 (layer-sequential unit-variance initialization, arXiv:1511.06422)."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not any("Norm" in type(module).__name__ for module in model.modules()):
+        hooks = [
+            layer.register_forward_hook(_rescale)
+            for layer in model.modules()
+            if isinstance(layer, (nn.Conv2d, nn.Linear))
+        ]
+        with torch.no_grad():
+            model(images())
+        for hook in hooks:
+            hook.remove()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
@@ -101,6 +112,13 @@ def settle(model: nn.Module, images: Callable[[], Any]) -> None:
             model(images())
     for norm in norms:
         norm.eval()
+
+
+def _rescale(layer: nn.Module, _inputs: Any, out: torch.Tensor) -> torch.Tensor:
+    scale = 1 / out.std().clamp(min=1e-6)
+    for parameter in layer.parameters(recurse=False):
+        parameter.data *= scale
+    return out * scale
 
 
 class Detector(nn.Module):
