@@ -5,10 +5,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from porter.ops import Op
+from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
 from ._tools import need, shape_of, turned, view
+
+
+def _filled(x: Value) -> Value:
+    """``x``, where it has elements: of none there is no largest."""
+    need(0 not in shape_of(x), "there are no elements")
+    return x
 
 
 @rewrite(removes="softmax", yields=("amax", "sub", "exp", "sum", "div"), claim="bounded", error="2e-06 relative")
@@ -19,9 +25,9 @@ def softmax_to_exp(b: Builder, op: Op) -> Any:
     Example: ``y = softmax(x, axis=1)`` -> ``e = exp(sub(x, amax(x, 1))); y = div(e, sum(e, 1))``.
     Bound: 2e-06 relative in float32: the sum is added in another order. A row with +inf, or all -inf, is NaN
     on both sides.
-    Does not apply: never.
+    Does not apply: to a tensor without elements.
     """
-    x, axes = op.operands[0], (op.attrs["axis"],)
+    x, axes = _filled(op.operands[0]), (op.attrs["axis"],)
     e = b.exp(b.sub(x, b.amax(x, axes=axes, keepdim=True)))
     return b.div(e, b.sum(e, axes=axes, keepdim=True))
 
@@ -38,9 +44,9 @@ def log_softmax_to_log(b: Builder, op: Op) -> Any:
     Formula: log(exp(x_i) / sum_j exp(x_j)) with the maximum taken out of both.
     Example: ``y = log_softmax(x, axis=1)`` -> ``d = sub(x, amax(x, 1)); y = sub(d, log(sum(exp(d), 1)))``.
     Bound: 2e-06 relative plus 1e-06 absolute in float32: the sum is added in another order.
-    Does not apply: never.
+    Does not apply: to a tensor without elements.
     """
-    x, axes = op.operands[0], (op.attrs["axis"],)
+    x, axes = _filled(op.operands[0]), (op.attrs["axis"],)
     d = b.sub(x, b.amax(x, axes=axes, keepdim=True))
     return b.sub(d, b.log(b.sum(b.exp(d), axes=axes, keepdim=True)))
 
@@ -76,9 +82,9 @@ def logsumexp_to_log(b: Builder, op: Op) -> Any:
     Example: ``y = logsumexp(x, (1,))`` -> ``m = amax(x, 1); y = add(m, log(sum(exp(sub(x, m)), 1)))``.
     Bound: 2e-06 relative plus 1e-06 absolute in float32 for finite x; where the maximum is infinite the
     result is NaN and torch's is that infinity.
-    Does not apply: never.
+    Does not apply: to a tensor without elements.
     """
-    x, axes = op.operands[0], op.attrs["axes"]
+    x, axes = _filled(op.operands[0]), op.attrs["axes"]
     m = b.amax(x, axes=axes, keepdim=True)
     out = b.add(m, b.log(b.sum(b.exp(b.sub(x, m)), axes=axes, keepdim=True)))
     return out if op.attrs["keepdim"] else view(b, out, shape_of(op.outputs[0]))

@@ -57,8 +57,7 @@ def unbind_to_slices(b: Builder, op: Op) -> Any:
     Bound: bit-equal.
     Does not apply: when the shape is unknown.
     """
-    shape = shape_of(op.outputs[0])
-    return [view(b, piece, shape) for piece in _pieces(b, op)]
+    return [view(b, piece, shape_of(out)) for piece, out in zip(_pieces(b, op), op.outputs, strict=True)]
 
 
 @rewrite(removes="unbind", yields="select", claim="exact")

@@ -49,3 +49,10 @@ def test_softmax_to_last_axis_refuses() -> None:
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_logsumexp(keepdim: bool, axes: tuple[int, ...], scale: float) -> None:
     check("logsumexp_to_log", "logsumexp", [noise(3, 4, 5, scale=scale)], axes=axes, keepdim=keepdim)
+
+
+def test_of_nothing_there_is_no_largest() -> None:
+    empty = noise(0, 3)
+    refuse("softmax_to_exp", "softmax", [empty], "there are no elements", axis=0)
+    refuse("log_softmax_to_log", "log_softmax", [empty], "there are no elements", axis=1)
+    refuse("logsumexp_to_log", "logsumexp", [empty], "there are no elements", axes=(0,), keepdim=True)

@@ -66,3 +66,7 @@ def test_a_device_that_does_not_join_along_the_batch() -> None:
     made = porter.rewrite(proto, "j5")
     assert made.ok and made.evidence is not None and made.evidence.ok
     assert made.ledger.entries[0].rules[0] == "cat_to_channel_axis"
+
+
+def test_unbind_of_nothing() -> None:
+    assert not check("unbind_to_slices", "unbind", [noise(0, 3)], axis=0).results
