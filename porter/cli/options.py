@@ -23,7 +23,9 @@ __all__ = [
     "Batch",
     "Calibration",
     "Container",
+    "Cut",
     "Data",
+    "Divide",
     "ExplainPlan",
     "Factory",
     "FactoryArgs",
@@ -98,6 +100,18 @@ Apply = Annotated[
 ]
 ExplainPlan = Annotated[
     bool, typer.Option("--explain-plan", help="For each illegal op: the candidates, their claims and costs, and why.")
+]
+Divide = Annotated[
+    bool, typer.Option("--partition", help="Split off for the host what no rule makes legal (writes a folder).")
+]
+Cut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cut",
+        help="End the device's part before the decoding: auto, none, or the names of values "
+        "(repeatable); implies --partition.",
+        show_default=False,
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 Force = Annotated[bool, typer.Option("--force", help="Go on although the target does not run every op.")]

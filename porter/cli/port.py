@@ -16,7 +16,9 @@ from porter.cli.options import (
     Apply,
     Batch,
     Container,
+    Cut,
     Data,
+    Divide,
     ExplainPlan,
     Factory,
     FactoryArgs,
@@ -69,18 +71,8 @@ def rewrite(
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0.0, help="Largest difference allowed, as a share of an output's range.")
     ] = 1e-4,
-    partition: Annotated[
-        bool, typer.Option("--partition", help="Split off for the host what no rule makes legal (writes a folder).")
-    ] = False,
-    cut: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cut",
-            help="End the device's part before the decoding: auto, none, or the names of values "
-            "(repeatable); implies --partition.",
-            show_default=False,
-        ),
-    ] = None,
+    partition: Divide = False,
+    cut: Cut = None,
     explain_plan: ExplainPlan = False,
     opset: Annotated[
         int | None, typer.Option("--opset", help="ONNX opset of the result; default: one that the device takes.")
@@ -325,6 +317,8 @@ def port(
     preprocess: Preprocess = None,
     allow: Allow = None,
     apply: Apply = None,
+    partition: Divide = False,
+    cut: Cut = None,
     overwrite: Overwrite = False,
     run_pickled_code: RunPickled = False,
 ) -> None:
@@ -338,12 +332,14 @@ def port(
     check_output(output, overwrite, files(model, calibration))
     need_data(dtype, calibration)
     chosen = Target.load(target)
+    options: dict[str, Any] = {
+        "dtypes": dtype or (), "preprocess": preprocess, "allow": allow or (), "apply": apply or (),
+        "overwrite": overwrite, **loading(factory, model_arg, run_pickled_code, batch),
+    }  # fmt: skip
+    if partition or cut:
+        _port_parts(model, chosen, calibration, output, input_, cut or ["auto"], options)
     with progress() as say:
-        ported = api.port(
-            model, chosen, calibration, output, input_, dtypes=dtype or (),
-            preprocess=preprocess, allow=allow or (), apply=apply or (), overwrite=overwrite, progress=say,
-            **loading(factory, model_arg, run_pickled_code, batch),
-        )  # fmt: skip
+        ported = api.port(model, chosen, calibration, output, input_, progress=say, **options)
     out = console()
     print_rewritten(ported.rewritten, chosen.title)
     for made in ported.quantized:
@@ -355,6 +351,27 @@ def port(
     else:
         print_bundle(out, ported.bundle)
     raise typer.Exit(0 if ported.ok else 1)
+
+
+def _port_parts(
+    model: str | None,
+    target: Target,
+    calibration: str | None,
+    output: Path,
+    inputs: list[str] | None,
+    cut: list[str],
+    options: dict[str, Any],
+) -> NoReturn:
+    from porter.partition import port_parts
+    from porter.report.partition import print_ported_parts
+
+    with progress() as say:
+        made = port_parts(model, target, calibration, output, inputs, cut=cut, progress=say, **options)
+    print_rewritten(made.partitioned.rewritten, target.title, proof=False)
+    console().print()
+    print_ported_parts(console(), made)
+    console().print(f"wrote {output}" if made.bundles else "nothing was written")
+    raise typer.Exit(0 if made.ok else 1)
 
 
 @app.command()

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from porter.partition.make import Partitioned, partition
+    from porter.partition.port import PortedParts, port_parts
     from porter.partition.run_pipeline import Pipeline, PipelineError
 
-__all__ = ["Partitioned", "Pipeline", "PipelineError", "partition"]
+__all__ = ["Partitioned", "Pipeline", "PipelineError", "PortedParts", "partition", "port_parts"]
 
 _LATER = {
     "Pipeline": "run_pipeline", "PipelineError": "run_pipeline", "Partitioned": "make", "partition": "make",
+    "PortedParts": "port", "port_parts": "port",
 }  # fmt: skip
 
 

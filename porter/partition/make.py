@@ -93,30 +93,35 @@ class Partitioned:
         Raises:
             PorterError: PT510 to PT512 when it cannot be written; nothing is left behind then.
         """
-        from porter.emit.numpy_code import save_constants
         from porter.files import atomic_dir
+
+        path = Path(out)
+        with atomic_dir(path, overwrite) as folder:
+            self.write(folder)
+        return path
+
+    def write(self, folder: Path) -> None:
+        """The files of :meth:`save`, into a folder that is there."""
+        from porter.emit.numpy_code import save_constants
         from porter.report.json import to_json
         from porter.save import save_graph
 
-        path = Path(out)
         manifest = self.manifest()
         ledger = self.rewritten.ledger
-        with atomic_dir(path, overwrite) as folder:
-            for segment, entry in zip(self.split.segments, manifest["segments"], strict=True):
-                for kind in entry["files"].keys() & {"onnx", "pt2"}:
-                    save_graph(segment.graph, folder / entry["files"][kind], f".{kind}", ledger.to_json())
-                if segment.numpy is not None:
-                    source, constants = segment.numpy
-                    (folder / f"{segment.name}.py").write_text(source, encoding="utf-8")
-                    save_constants(folder / f"{segment.name}.npz", constants)
-            (folder / "pipeline.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-            glue = resources.files("porter.partition").joinpath("run_pipeline.py").read_text(encoding="utf-8")
-            (folder / "run_pipeline.py").write_text(glue, encoding="utf-8")
-            (folder / "ledger.json").write_text(to_json(ledger) + "\n", encoding="utf-8")
-            (folder / "report.json").write_text(to_json(self.rewritten.report) + "\n", encoding="utf-8")
-            if self.evidence is not None:
-                (folder / "evidence.json").write_text(to_json(self.evidence) + "\n", encoding="utf-8")
-        return path
+        for segment, entry in zip(self.split.segments, manifest["segments"], strict=True):
+            for kind in entry["files"].keys() & {"onnx", "pt2"}:
+                save_graph(segment.graph, folder / entry["files"][kind], f".{kind}", ledger.to_json())
+            if segment.numpy is not None:
+                source, constants = segment.numpy
+                (folder / f"{segment.name}.py").write_text(source, encoding="utf-8")
+                save_constants(folder / f"{segment.name}.npz", constants)
+        (folder / "pipeline.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        glue = resources.files("porter.partition").joinpath("run_pipeline.py").read_text(encoding="utf-8")
+        (folder / "run_pipeline.py").write_text(glue, encoding="utf-8")
+        (folder / "ledger.json").write_text(to_json(ledger) + "\n", encoding="utf-8")
+        (folder / "report.json").write_text(to_json(self.rewritten.report) + "\n", encoding="utf-8")
+        if self.evidence is not None:
+            (folder / "evidence.json").write_text(to_json(self.evidence) + "\n", encoding="utf-8")
 
 
 def _said(evidence: Evidence) -> str:

@@ -178,7 +178,7 @@ def _torch_runner(path: Path) -> Runner:
 
     def run(segment: Mapping[str, Any], feeds: Feeds) -> Feeds:
         with torch.no_grad():
-            made = module(*[torch.from_numpy(np.ascontiguousarray(array)) for array in feeds.values()])
+            made = module(*[torch.from_numpy(np.asarray(array, order="C")) for array in feeds.values()])
         made = made if isinstance(made, (tuple, list)) else (made,)
         names = [value["name"] for value in segment["outputs"]]
         return {name: made[i].numpy() for i, name in enumerate(names)}

@@ -12,9 +12,23 @@ from rich.table import Table
 from porter.report.text import print_evidence, print_findings
 
 if TYPE_CHECKING:
-    from porter.partition import Partitioned
+    from porter.partition import Partitioned, PortedParts
 
-__all__ = ["print_partitioned"]
+__all__ = ["print_partitioned", "print_ported_parts"]
+
+
+def print_ported_parts(out: Console, made: PortedParts) -> None:
+    """Print the division, then of each segment of the accelerator what was quantized, and its bundle."""
+    from porter.report.quantization import print_quantized
+    from porter.report.text import print_bundle
+
+    print_partitioned(out, made.partitioned)
+    for name, bundle in made.bundles.items():
+        out.print()
+        for quantized in made.quantized[name]:
+            print_quantized(out, quantized)
+            out.print()
+        print_bundle(out, bundle)
 
 
 def print_partitioned(out: Console, made: Partitioned) -> None:
