@@ -558,9 +558,9 @@ def _require_legal(graph: Graph, target: Target, verb: str) -> None:
     from porter.legalize import check
 
     report = check(graph, target)
-    against = list(
-        dict.fromkeys(op.kind for op in report.ops if op.verdict != "native" and not report.runs_on_host(op))
-    )
+    # An op that is only to be folded, though the device could compute it (an Identity of a weight), is legal.
+    illegal = [op for op in report.ops if op.verdict != "native" and (op.verdict != "fold" or op.reasons)]
+    against = list(dict.fromkeys(op.kind for op in illegal if not report.runs_on_host(op)))
     stops = {"error", "warning"} if report.converts else {"error"}  # a model to be converted has but a warning of it
     against += [f"{one.message} ({one.code})" for one in report.findings if one.severity in stops and not one.kind]
     if against:
