@@ -11,7 +11,7 @@ import numpy as np
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import data, need, need_float, shape_of, turned, view
+from ._tools import data, need, need_float, need_small, shape_of, turned, view
 
 _ORDER = "4e-06 of the sum of magnitudes"
 
@@ -210,7 +210,7 @@ def attention_to_matmul(b: Builder, op: Op) -> Any:
     Example: ``y = attention(q, k, v)`` -> ``y = matmul(softmax(mul(matmul(q, permute(k)), 0.125), axis=3),
     v)``.
     Bound: 1e-05 of the largest |value| in float32. A row that is hidden whole is 0, as in torch and ONNX.
-    Does not apply: when a shape is unknown.
+    Does not apply: when a shape is unknown, or to a causal mask of more than 16777216 elements.
     """
     mask = op.inputs[3]
     added = []
@@ -253,7 +253,9 @@ def _attention(b: Builder, op: Op, added: list[Value]) -> Value:
     elif mask is not None:
         scores = b.add(scores, mask)
     if op.attrs["causal"]:
-        shown.append(b.const(np.tril(np.ones(shape_of(scores)[-2:], bool))))
+        rows, cols = shape_of(scores)[-2:]
+        need_small(rows * cols, "a mask")
+        shown.append(b.const(np.tri(rows, cols, dtype=bool)))
     for seen in shown:
         scores = b.where(seen, scores, b.const(-np.inf, q.dtype))
     weights = b.softmax(scores, axis=len(shape_of(scores)) - 1)

@@ -12,7 +12,7 @@ import numpy as np
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import cast, cut, data, join, need, need_float, scalar, shape_of, spread
+from ._tools import cast, cut, data, join, need, need_float, need_small, scalar, shape_of, spread
 
 
 @rewrite(removes="where", yields=("slice", "cat", "expand", "cast"), claim="exact")
@@ -187,7 +187,7 @@ def triangle_to_where(b: Builder, op: Op) -> Any:
     Formula: tril keeps column - row <= diagonal, triu column - row >= diagonal; the rest is 0.
     Example: ``y = tril(x, diagonal=0)`` -> ``y = where(mask, x, 0)``.
     Bound: bit-equal, infinities and NaN included.
-    Does not apply: when the shape is unknown.
+    Does not apply: when the shape is unknown, or to a mask of more than 16777216 elements.
     """
     x = op.operands[0]
     mask = _triangle(op)
@@ -202,7 +202,7 @@ def triangle_to_mul(b: Builder, op: Op) -> Any:
     Example: ``y = tril(x, diagonal=0)`` -> ``y = mul(x, mask)``.
     Bound: bit-equal for a finite x but for the sign of a zero; an infinity or NaN outside the triangle gives
     NaN.
-    Does not apply: to bool, or when the shape is unknown.
+    Does not apply: to bool, when the shape is unknown, or to a mask of more than 16777216 elements.
     """
     x = op.operands[0]
     need(x.dtype is not None and x.dtype != "bool", f"{x.name} is {x.dtype}")
@@ -211,5 +211,6 @@ def triangle_to_mul(b: Builder, op: Op) -> Any:
 
 def _triangle(op: Op) -> Any:
     rows, cols = shape_of(op.operands[0])[-2:]
-    offset = np.arange(cols) - np.arange(rows)[:, None]
-    return offset <= op.attrs["diagonal"] if op.kind == "tril" else offset >= op.attrs["diagonal"]
+    need_small(rows * cols, "a mask")
+    k = op.attrs["diagonal"]
+    return np.tri(rows, cols, k, dtype=bool) if op.kind == "tril" else ~np.tri(rows, cols, k - 1, dtype=bool)

@@ -127,3 +127,8 @@ def test_attention_without_comparisons() -> None:
     assert not any(op.kind in ("where", "gt") for op in made.ops)
     for mask in (None, Const(noise(3, 3)), np.ones((3, 3), bool)):
         refuse("attention_to_matmul_unguarded", "attention", [q, k, v, mask], "no float mask of run time", **attrs)
+
+
+def test_a_causal_mask_that_is_too_large() -> None:
+    long = np.broadcast_to(np.float32(0), (1, 1, 5000, 4))
+    refuse("attention_to_matmul", "attention", [long, long, long, None], "a mask of 25000000", scale=None, causal=True)

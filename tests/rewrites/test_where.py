@@ -97,3 +97,6 @@ def test_triangles(kind: str, diagonal: int) -> None:
     check("triangle_to_where", kind, [with_specials(noise(2, 4, 5))], diagonal=diagonal)
     check("triangle_to_mul", kind, [noise(2, 4, 5)], diagonal=diagonal)
     refuse("triangle_to_mul", kind, [noise(2, 2, dtype="bool")], "bool", diagonal=diagonal)
+    wide = np.broadcast_to(np.float32(0), (5000, 5000))
+    for rule in ("triangle_to_where", "triangle_to_mul"):
+        refuse(rule, kind, [wide], "a mask of 25000000 elements is more than 16777216", diagonal=diagonal)
