@@ -29,10 +29,13 @@ from .program import Array, Program, Var, samples, to_onnx, to_torch_source
 
 __all__ = ["HOWS", "Outcome", "judge", "module_of"]
 
-How = Literal["rewrite", "partition", "approximate", "retrain", "fold"]
+How = Literal["rewrite", "partition", "quantize", "approximate", "retrain", "fold"]
 #: What is done to a model, with how often: "approximate" and "retrain" allow such rules (after "retrain" nothing is
-#: compared), "fold" asks for the optional ones.
-HOWS: dict[How, float] = {"rewrite": 0.73, "partition": 0.12, "approximate": 0.05, "retrain": 0.03, "fold": 0.07}
+#: compared), "fold" asks for the optional ones; "quantize" holds the integers of what was rewritten against the
+#: fake-quantized model, bit for bit.
+HOWS: dict[How, float] = {
+    "rewrite": 0.65, "partition": 0.12, "quantize": 0.1, "approximate": 0.04, "retrain": 0.03, "fold": 0.06,
+}  # fmt: skip
 _OPTIONAL = ("fold_batch_norm", "focus_to_conv", "merge_reshapes", "slice_before_cat")
 #: "same": as a whole, and in each part. "amplified": in each part; as a whole a comparison or a rank turned a float
 #: rounding into another choice. "skipped": onnxruntime does not run the original. The others are failures.
@@ -192,8 +195,8 @@ def _rewrite(
         try:
             close = 0.0 if bitwise and program.dialect == "onnx" else DEFAULT_TOLERANCE
             outcome.bitwise += _hold("rewritten", program, want, got, close)
-        except _Wrong as wrong:
-            whole = whole or str(wrong)
+        except _Wrong as off:
+            whole = whole or str(off)
         outcome.compared += 1
     wrong = _regions(graph, made.graph, feeds[0], outcome)
     if wrong:
@@ -202,6 +205,31 @@ def _rewrite(
         if bitwise:
             raise _Wrong(f"every bound is bit-equal, and {whole}")
         outcome.status, outcome.detail = "amplified", whole
+    if how == "quantize" and made.report.ok and target.quantization is not None:
+        _quantize(made.graph, target, feeds, outcome)
+
+
+def _quantize(graph: Graph, target: Target, feeds: Sequence[Sequence[Array]], outcome: Outcome) -> None:
+    from porter.quantize.running import run
+    from porter.quantize.scheme import Scheme
+
+    assert target.quantization is not None
+    if any(not np.isfinite(a).all() for feed in feeds for a in graph.run(feed) if a.dtype.kind == "f"):
+        return  # calibration wants numbers (PT407)
+    width = next(iter(target.quantization.widths or target.quantization.qmax))
+    try:
+        made = porter.quantize(graph, target, feeds, dtype=width, compare=0)
+    except PorterError as refused:
+        # Nothing of it is quantized; a layer computes in half precision; a value inside is not a number.
+        if refused.code not in ("PT407", "PT415", "PT416"):
+            raise
+        return
+    fixed, fake = (run(made.graph, feeds[:1], form, Scheme.of(target), ()).outputs for form in ("int", "fake"))
+    for name, want in fake.items():
+        if not equal(want, fixed[name]):
+            error = compare(name, want, fixed[name])
+            raise _Wrong(f"{width}: {name} of the integers differs by {error.max_abs:.3g} of {error.range:.3g}")
+    outcome.verdict = "quantized"
 
 
 def _regions(before: Graph, after: Graph, feed: Sequence[Array], outcome: Outcome) -> str:

@@ -144,7 +144,7 @@ def _of_magnitudes(errors: Sequence[str], want: Array, operands: Sequence[Array]
     if not all(numbers) or want.dtype.kind != "f":
         return 0.0
     grain = float(np.finfo(want.dtype).eps)
-    share = sum(float(m[1]) * (grain if m[2] else grain / np.finfo(np.float32).eps) for m in numbers if m)
+    share = sum(float(m[1]) * (grain if m[2] else grain / float(np.finfo(np.float32).eps)) for m in numbers if m)
     floats = [x for x in operands if x.dtype.kind == "f" and x.size]
     return share * max((float(np.abs(x).max()) * max(1.0, x.size / max(want.size, 1)) for x in floats), default=0.0)
 

@@ -26,6 +26,7 @@ _SUMS = "sum mean prod amax amin logsumexp var std norm all any"
 #: Of each limit the kinds that have it, and the expression that must hold.
 LIMITS: dict[str, tuple[str, str]] = {
     "kernel3": (_CONV, "max(kernel_h, kernel_w, kernel_d) <= 3"),
+    "kernel31": (_CONV, "max(kernel_h, kernel_w, kernel_d) <= 31"),
     "kernel7": (_CONV, "max(kernel_h, kernel_w, kernel_d) <= 7"),
     "dense": (_CONV + " conv_transpose1d conv_transpose2d conv_transpose3d", "groups == 1"),
     "multiplier1": (_CONV, "not depthwise or out_channels == in_channels"),
@@ -63,10 +64,19 @@ LIMITS: dict[str, tuple[str, str]] = {
 #: Limits of every tensor.
 _WIDE = ("rank4", "matrix", "int32", "floats", "no_bool")
 _FLOATS = ("float16", "float32")
-#: Of rules that are for what all tensors must be: a part of their names, and the limit.
-_WIDE_RULES = {
+#: Parts of the names of rules, and the limit that makes such a rule of use.
+_LIMIT_OF = {
     "rank4": "rank4", "vector_to_matrix": "matrix", "int64_arithmetic": "int32", "integer_arithmetic": "floats",
-    "cast_of_comparison": "no_bool", "logical_to": "no_bool", "cast_bool": "no_bool",
+    "cast_of_comparison": "no_bool", "logical_to": "no_bool", "cast_bool": "no_bool", "of_512": "channels512",
+    "of_1024": "channels1024", "of_2048": "channels2048", "of_4096": "channels4096", "sum_of_31": "kernel31",
+    "sum_of_7": "kernel7", "sum_of_3": "kernel3", "conv_dilation": "undilated", "asymmetric": "even",
+    "padding_to": "unpadded", "conv_stride": "stride1", "conv_groups": "dense", "multiplier": "multiplier1",
+    "pool_ceil": "floor", "smaller_kernels": "pool3", "to_stages": "pool3", "divisor": "plain_average",
+    "one_axis_at_a_time": "one_axis", "adjacent_axes": "one_axis", "keepdim": "keepdim", "last_axis": "last_axis",
+    "slice_step": "step1", "negative_to_flip": "forwards", "slice_one": "slice1", "strided": "assign1",
+    "to_forward": "one_way", "time_first": "torch_layout", "single_layers": "one_layer", "linear_to_rank2": "matrices",
+    "to_rank3": "matrix_stacks", "of_vector": "no_vectors", "pad_negative": "no_crop", "edges_to_cat": "zeros_only",
+    "adaptive_pool_to_pool": "one_cell", "resize_": "nearest",
 }  # fmt: skip
 _COMMON = {
     "add", "sub", "mul", "div", "cast", "reshape", "permute", "slice", "cat", "matmul", "relu", "tanh", "abs", "pow",
@@ -107,54 +117,64 @@ def restricted(name: str) -> Target:
     return replace(base, name=name, closed=True, runtime=runtime, ops=ops, quantization=None)
 
 
-def aimed(kinds: Collection[str], rng: random.Random) -> str:
-    """The name of a restricted target for a model of these kinds: one at which a rule drawn from those for the kinds is
-    likely to fire, with little else that it could be rewritten to."""
+def aimed(kinds: Collection[str], how: str, rng: random.Random) -> str:
+    """The name of a restricted target for a model of these kinds: one at which some rules, drawn from those for the
+    kinds that ``how`` permits, are likely to fire, with little else that the model could be rewritten to."""
     here = set(kinds) & KINDS.keys() - _KEPT
     aim = _Aim(rng)
-    found = [rule for rule in rules().values() if here & {*rule.removes, *rule.fuses}]
-    if found and rng.random() < 0.85:
-        # Every model has an add or a reshape; what is rare is aimed at first.
-        weights = [1.0 if here & {*rule.removes} - _COMMON else 0.3 for rule in found]
-        aim.at(rng.choices(found, weights)[0], here)
+    found = [rule for rule in rules().values() if here & {*rule.removes, *rule.fuses} and _permitted(rule, how)]
+    if found and rng.random() < 0.9:
+        # Every model has an add or a reshape; what is rare, and what only this case permits, is aimed at first.
+        weights = [
+            (1.0 if here & {*rule.removes} - _COMMON else 0.3)
+            * (8.0 if rule.claim in ("approximate", "retrain") else 1.0)
+            for rule in found
+        ]
+        for rule in rng.choices(found, weights, k=rng.choice((1, 2, 4))):
+            aim.at(rule, here)
+        share = rng.choice((0.0, 0.0, 0.0, 0.3, 0.6))
+        aim.lacks({kind for kind in KINDS if kind not in aim.wanted and rng.random() < share})
     else:
         share = rng.choice((0.1, 0.3))
         aim.lacks({kind for kind in KINDS if rng.random() < share})
         aim.lacks({kind for kind in sorted(here) if rng.random() < 0.4})
     mine = [name for name, (of, _) in LIMITS.items() if {*of.split()} & here - aim.missing]
-    aim.limits += [name for name in mine if name not in aim.limits and rng.random() < 0.15]
-    if not {*aim.limits} & {*_WIDE} and rng.random() < 0.25:
+    aim.limits += [name for name in mine if rng.random() < 0.1]
+    if not {*aim.limits} & {*_WIDE} and rng.random() < 0.2:
         aim.limits.append(rng.choice(_WIDE))
-    return f"without:{','.join(kind for kind in KINDS if kind in aim.missing)};{','.join(aim.limits)}"
+    limits = ",".join(dict.fromkeys(aim.limits))
+    return f"without:{','.join(kind for kind in KINDS if kind in aim.missing)};{limits}"
+
+
+def _permitted(rule: Rule, how: str) -> bool:
+    allowed = {"approximate": ("approximate",), "retrain": ("approximate", "retrain")}.get(how, ())
+    return not rule.optional and (rule.claim in ("exact", "bounded") or rule.claim in allowed)
 
 
 class _Aim:
-    """What a target lacks, so that one rule is of use."""
+    """What a target lacks, so that rules are of use; ``wanted`` is what these yield."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.missing: set[str] = set()
         self.limits: list[str] = []
+        self.wanted: set[str] = set()
 
     def lacks(self, kinds: Collection[str]) -> None:
-        self.missing |= {*kinds} - _KEPT
+        self.missing |= {*kinds} - _KEPT - self.wanted
 
     def at(self, rule: Rule, here: Collection[str]) -> None:
-        wide = next((limit for words, limit in _WIDE_RULES.items() if words in rule.name), "")
-        makes_its_own = {*rule.removes} & {*rule.yields}
-        limits = [name for name, (of, _) in LIMITS.items() if {*of.split()} & {*rule.removes} & {*here}]
-        if wide:
-            self.limits.append(wide)
-        elif makes_its_own and limits:
-            self.limits += self.rng.sample(limits, min(len(limits), self.rng.choice((1, 1, 2))))
-        else:
-            reach = sorted({*rule.removes, *rule.fuses} & {*here} - {*rule.yields}) or sorted({*rule.removes} & {*here})
-            self.lacks(self.rng.sample(reach, self.rng.randint(1, min(len(reach), 3))) if reach else ())
+        self.wanted |= {*rule.yields} if len(rule.yields) < 30 else set()
+        limit = next((limit for words, limit in _LIMIT_OF.items() if words in rule.name), "")
+        if limit:
+            self.limits.append(limit)
+            if limit in _WIDE or {*rule.removes} & {*rule.yields}:
+                return
+        reach = sorted({*rule.removes, *rule.fuses} & {*here} - {*rule.yields}) or sorted({*rule.removes} & {*here})
+        self.missing |= {*self.rng.sample(reach, self.rng.randint(1, min(len(reach), 3)))} - _KEPT if reach else set()
         # What its rivals yield and it does not.
         for kind in sorted({*rule.removes} & {*here}):
             for rival in rules_for(kind):
                 only = sorted({*rival.yields} - {*rule.yields, *here})
-                if rival is not rule and only and self.rng.random() < 0.7:
+                if rival is not rule and only and self.rng.random() < 0.8:
                     self.lacks([self.rng.choice(only)])
-        share = self.rng.choice((0.0, 0.0, 0.3, 0.6))
-        self.lacks({kind for kind in KINDS if kind not in rule.yields and self.rng.random() < share})

@@ -87,7 +87,7 @@ class Maker(ABC):
             raise Unfit
         return self.rng.choice(found[-3:] if self.rng.random() < recent else found)
 
-    def float(self, *ranks: int, least: int = 1, dtype: str = "") -> Var:
+    def real(self, *ranks: int, least: int = 1, dtype: str = "") -> Var:
         """A float value of one of these ranks (any where none is named), and a new input where there is none."""
         try:
             return self.pick(
@@ -179,7 +179,8 @@ def grow(make: Maker, table: Sequence[tuple[float, Production]], count: int) -> 
 
     A production that does not fit leaves nothing behind. At most six values are given.
     """
-    weights = [weight for weight, _ in table]
+    # Swarm testing (Groce et al., ISSTA 2012): a model that has little of most things has much of some.
+    weights = [weight * make.rng.choice((0.2, 1.0, 1.0, 4.0)) for weight, _ in table]
     done = 0
     for _ in range(40 * count):
         if done >= count:

@@ -66,6 +66,14 @@ def wide_conv(m: OnnxMaker) -> None:
     m.node("Conv", x, m.weight(out, c, 1, 1, fan=c), m.const((out,)) if m.chance(0.5) else None, scale=2.0)
 
 
+@production(ONNX, 0.5)
+def long_conv(m: OnnxMaker) -> None:
+    """A kernel longer than some accelerators take, along one axis."""
+    k = m.rng.choice((9, 15, 33))
+    x = m.input((1, 2, k + 7)) if len(m.inputs) < 5 else m.const((1, 2, k + 7))
+    m.node("Conv", x, m.weight(2, 2, k, fan=2 * k), pads=_pads(m, [k], 4), strides=[m.rng.choice((1, 2))], scale=2.0)
+
+
 @production(ONNX, 1.2)
 def transposed_conv(m: OnnxMaker) -> None:
     rank = m.rng.choice((3, 4, 4, 4, 5))
@@ -139,13 +147,13 @@ def norm(m: OnnxMaker) -> None:
     op = m.rng.choice(("batch", "instance", "layer", "group", "lrn", "lp"))
     if op == "layer":
         m.needs(17)
-        x = m.float(2, 3, 4, least=2, dtype="float32")
+        x = m.real(2, 3, 4, least=2, dtype="float32")
         axis = -m.rng.randint(1, x.rank - 1)
         tail = x.shape[axis:]
         bias = m.const(tail) if m.chance(0.7) else None
         m.node("LayerNormalization", x, m.const(tail, low=0.5, high=1.5), bias, axis=axis, scale=4.0)
     elif op == "lp":
-        x = m.float(2, 3, 4, dtype="float32")
+        x = m.real(2, 3, 4, dtype="float32")
         m.node("LpNormalization", x, axis=m.axis(x.rank), p=m.rng.choice((1, 2)), scale=1.0)
     else:
         x = m.image(m.rng.choice((3, 4, 4, 5)) if op != "lrn" else 4, least=2)
@@ -169,7 +177,7 @@ def norm(m: OnnxMaker) -> None:
 
 @production(ONNX, 1.5)
 def gemm(m: OnnxMaker) -> None:
-    x = m.float(2, dtype="float32")
+    x = m.real(2, dtype="float32")
     rows, inside = x.shape
     across = m.chance(0.25)
     if across:
@@ -186,7 +194,7 @@ def gemm(m: OnnxMaker) -> None:
 @production(ONNX, 3)
 def matmul(m: OnnxMaker) -> None:
     """With a constant, or with the transpose of itself or another value."""
-    x = m.float(1, 2, 3, 4, 5, dtype="float32")
+    x = m.real(1, 2, 3, 4, 5, dtype="float32")
     inside = x.shape[-1]
     kind = m.rng.randrange(4)
     if kind == 0 and x.rank >= 2:
@@ -208,7 +216,7 @@ def matmul(m: OnnxMaker) -> None:
 @production(ONNX, 1.5)
 def einsum(m: OnnxMaker) -> None:
     m.needs(12)
-    x = m.tame(m.float(2, 3, 4, dtype="float32"), 3.0)
+    x = m.tame(m.real(2, 3, 4, dtype="float32"), 3.0)
     own = _LETTERS[: x.rank]
     keep = [c for c in own if m.chance(0.6)] or [own[0]]
     shared = m.rng.sample(own, m.rng.randint(1, x.rank))
@@ -228,7 +236,7 @@ def einsum(m: OnnxMaker) -> None:
 
 @production(ONNX, 2)
 def softmax(m: OnnxMaker) -> None:
-    x = m.float(1, 2, 3, 4)
+    x = m.real(1, 2, 3, 4)
     logarithm = m.chance(0.35)
     m.node("LogSoftmax" if logarithm else "Softmax", x, axis=m.axis(x.rank), scale=6.0 if logarithm else 1.0)
 
@@ -238,7 +246,7 @@ def softmax(m: OnnxMaker) -> None:
 
 @production(ONNX, 1.3)
 def recurrent(m: OnnxMaker) -> None:
-    x = m.float(3, dtype="float32")
+    x = m.real(3, dtype="float32")
     steps, batch, width = x.shape
     if steps > 8:
         raise Unfit
@@ -271,7 +279,7 @@ def recurrent(m: OnnxMaker) -> None:
 def reduce(m: OnnxMaker) -> None:
     names = "Sum Mean Max Min Prod L1 L2 SumSquare LogSumExp LogSum"
     op = "Reduce" + m.rng.choice(names.split())
-    x = m.float(1, 2, 3, 4, 5, dtype="float32")
+    x = m.real(1, 2, 3, 4, 5, dtype="float32")
     axes = m.some_axes(x.rank)
     keep = int(m.chance(0.5))
     if op in ("ReduceProd", "ReduceSumSquare", "ReduceLogSumExp"):
@@ -284,7 +292,7 @@ def reduce(m: OnnxMaker) -> None:
 @production(ONNX, 1.5)
 def order(m: OnnxMaker) -> None:
     """Extremes and their places: ArgMax, ArgMin, TopK."""
-    x = m.float(1, 2, 3, 4, dtype="float32")
+    x = m.real(1, 2, 3, 4, dtype="float32")
     axis = m.axis(x.rank)
     n = x.shape[axis]
     if m.chance(0.5):
@@ -299,7 +307,7 @@ def order(m: OnnxMaker) -> None:
 
 @production(ONNX, 1)
 def cumulative_sum(m: OnnxMaker) -> None:
-    x = m.float(1, 2, 3, 4, dtype="float32")
+    x = m.real(1, 2, 3, 4, dtype="float32")
     n = x.shape[0]
     axis = m.axis(x.rank)
     attrs: dict[str, Any] = {"exclusive": int(m.chance(0.3)), "reverse": int(m.chance(0.3))}

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .maker import Unfit, production
 from .onnx_maker import ONNX, OnnxMaker
 from .program import Var
@@ -15,7 +17,7 @@ _BOUNDED = "Relu Sigmoid Tanh Erf Softsign HardSigmoid Sign"
 @production(ONNX, 6)
 def unary(m: OnnxMaker) -> None:
     """One, or two in a row."""
-    _unary(m, m.float())
+    _unary(m, m.real())
     if m.chance(0.5):
         _unary(m, m.fresh[-1])
 
@@ -25,20 +27,20 @@ def _unary(m: OnnxMaker, x: Var) -> None:
     m.needs(max(_SINCE.get(op, 1), 12 if op == "Celu" else 1))
     if x.dtype == "float16" and op not in _BOUNDED.split():
         raise Unfit
-    attrs = {
+    attrs: dict[str, Any] = {
         "LeakyRelu": {"alpha": m.rng.choice((0.01, 0.1, 0.25))},
         "Elu": {"alpha": m.rng.choice((0.5, 1.0))},
         "Celu": {"alpha": m.rng.choice((0.5, 1.0, 2.0))},
         "ThresholdedRelu": {"alpha": m.rng.choice((0.0, 0.5, 1.0))},
         "HardSigmoid": m.rng.choice(({}, {"alpha": 1 / 6, "beta": 0.5})),
         "Gelu": m.rng.choice(({}, {"approximate": "tanh"})),
-    }.get(op, {})
+    }.get(op, {})  # type: ignore[assignment]
     m.node(op, x, scale=1.0 if op in ("Sigmoid", "Tanh", "Erf", "Softsign", "HardSigmoid", "Sign") else None, **attrs)
 
 
 @production(ONNX, 4)
 def unary_of_a_domain(m: OnnxMaker) -> None:
-    x = m.float(dtype="float32")
+    x = m.real(dtype="float32")
     op = m.rng.choice(
         [
             "Exp",
@@ -71,7 +73,7 @@ def unary_of_a_domain(m: OnnxMaker) -> None:
 @production(ONNX, 6)
 def binary(m: OnnxMaker) -> None:
     op = m.rng.choice(("Add", "Sub", "Mul", "Div", "Max", "Min", "Add", "Mul", "Sum", "Mean"))
-    x = m.float()
+    x = m.real()
     y = other(m, x)
     if op == "Div":
         y = m.positive(y, 0.5) if y.name not in m.constants else m.const(y.shape, x.dtype, 0.5, 2.0)
@@ -109,7 +111,7 @@ def _fits(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 @production(ONNX, 1.5)
 def power(m: OnnxMaker) -> None:
-    x = m.float(dtype="float32")
+    x = m.real(dtype="float32")
     exponent = m.rng.choice((2.0, 3.0, 4.0, 1.0, 0.5, -0.5, -1.0, -2.0, 1.7))
     if exponent not in (1.0, 2.0, 3.0, 4.0):
         x = m.positive(x, 0.5)
@@ -123,7 +125,7 @@ def power(m: OnnxMaker) -> None:
 
 @production(ONNX, 1.5)
 def clip(m: OnnxMaker) -> None:
-    x = m.float()
+    x = m.real()
     low, high = m.rng.choice(((0.0, 6.0), (0.0, None), (-1.0, 1.0), (None, 1.0), (0.0, 1.0), (-0.5, 2.0)))
     ends = [None if v is None else m.values(v, x.dtype) for v in (low, high)]
     m.node("Clip", x, *(ends if high is not None else ends[:1]))
@@ -131,7 +133,7 @@ def clip(m: OnnxMaker) -> None:
 
 @production(ONNX, 1)
 def prelu(m: OnnxMaker) -> None:
-    x = m.float(2, 3, 4)
+    x = m.real(2, 3, 4)
     shape = (1,) if m.chance(0.3) else (x.shape[1], *(1,) * (x.rank - 2))
     m.node("PRelu", x, m.const(shape, x.dtype, 0.05, 0.9))
 
@@ -140,7 +142,7 @@ def prelu(m: OnnxMaker) -> None:
 def remainder(m: OnnxMaker) -> None:
     """On floats (fmod) and integers, of both signs."""
     if m.chance(0.5):
-        x = m.float(dtype="float32")
+        x = m.real(dtype="float32")
         m.node("Mod", x, m.const(m.broadcast(x.shape), "float32", 0.4, 1.7), fmod=1)
         return
     x = integer(m)
@@ -157,7 +159,7 @@ def compare(m: OnnxMaker) -> None:
     op = m.rng.choice(("Less", "Greater", "Equal", "LessOrEqual", "GreaterOrEqual"))
     if op.endswith("OrEqual"):
         m.needs(12)
-    x = integer(m) if m.chance(0.4) else m.float(dtype="float32")
+    x = integer(m) if m.chance(0.4) else m.real(dtype="float32")
     y = m.scalar(m.rng.choice((0, 1, 2)), x) if m.chance(0.4) else m.const(m.broadcast(x.shape), x.dtype, -2, 2)
     hit = m.node(op, x, y)
     use = m.rng.randrange(4)
@@ -182,7 +184,7 @@ def logic(m: OnnxMaker) -> None:
 @production(ONNX, 1)
 def where(m: OnnxMaker) -> None:
     """With a mask of another branch, or a constant one that changes along one axis."""
-    x = m.float(1, 2, 3, 4)
+    x = m.real(1, 2, 3, 4)
     masks = [v for v in m.pool if v.dtype == "bool" and _fits(v.shape, x.shape)]
     if masks and m.chance(0.6):
         mask = m.rng.choice(masks)
@@ -195,7 +197,7 @@ def where(m: OnnxMaker) -> None:
 @production(ONNX, 0.7)
 def not_a_number(m: OnnxMaker) -> None:
     """Infinities and NaN made on purpose, found, and replaced."""
-    x = m.float(dtype="float32")
+    x = m.real(dtype="float32")
     zero = m.node("Relu", x)
     odd = m.node("Div", zero, zero, scale=1.0)  # NaN where x is not positive
     if m.chance(0.5):
@@ -253,7 +255,7 @@ def cast(m: OnnxMaker) -> None:
 @production(ONNX, 1.2)
 def index_arithmetic(m: OnnxMaker) -> None:
     """An index that is computed with integers and read by Gather: what makes int64 hard to avoid."""
-    x = m.float(2, 3, 4)
+    x = m.real(2, 3, 4)
     axis = m.rng.randrange(x.rank)
     n = x.shape[axis]
     i = integer(m, 1000)
@@ -268,7 +270,7 @@ def index_arithmetic(m: OnnxMaker) -> None:
 @production(ONNX, 1.2)
 def arithmetic_of_known_range(m: OnnxMaker) -> None:
     """Integers that come from ArgMax, so that their range is known, up to what makes floats of them."""
-    x = m.float(2, 3, 4, dtype="float32")
+    x = m.real(2, 3, 4, dtype="float32")
     axis = m.rng.randrange(x.rank)
     n = x.shape[axis]
     i = m.node("ArgMax", x, axis=axis, keepdims=int(m.chance(0.5)), scale=n - 1.0)
@@ -295,7 +297,7 @@ def onnx_number(v: Var) -> int:
 @production(ONNX, 2.5)
 def activation_by_parts(m: OnnxMaker) -> None:
     """SiLU, hard swish, GELU, Mish and hard sigmoid as exporters take them apart."""
-    x = m.float(2, 3, 4, dtype="float32")
+    x = m.real(2, 3, 4, dtype="float32")
 
     def number(value: float) -> Var:
         return m.scalar(value, x)
@@ -334,7 +336,7 @@ def activation_by_parts(m: OnnxMaker) -> None:
 @production(ONNX, 1.5)
 def norm_by_parts(m: OnnxMaker) -> None:
     """Layer norm and RMS norm as exporters take them apart."""
-    x = m.float(2, 3, 4, least=2, dtype="float32")
+    x = m.real(2, 3, 4, least=2, dtype="float32")
     centred = x
     rms = m.chance(0.4)
     if not rms:
@@ -353,7 +355,7 @@ def norm_by_parts(m: OnnxMaker) -> None:
 @production(ONNX, 1.5)
 def attention_by_parts(m: OnnxMaker) -> None:
     """softmax(q k' / sqrt(d)) v, the heads split off by Reshape and Transpose in half of the cases."""
-    tokens = m.float(3, dtype="float32", least=2)
+    tokens = m.real(3, dtype="float32", least=2)
     n, t, c = tokens.shape
     heads = m.divisor(c)
     width = c // heads

@@ -37,7 +37,7 @@ def reshape(m: OnnxMaker) -> None:
 @production(ONNX, 1.5)
 def reshape_by_shape(m: OnnxMaker) -> None:
     """The target is computed from the shape of a value, as exporters of dynamic batch write it."""
-    x = m.float(3, 4, 5)
+    x = m.real(3, 4, 5)
     whole = m.node("Shape", x)
     first = m.node("Gather", whole, m.values(0, "int64"), axis=0)
     head = m.squeeze("Unsqueeze", first, [0])
@@ -74,7 +74,7 @@ def squeeze_unsqueeze(m: OnnxMaker) -> None:
 
 @production(ONNX, 1)
 def flatten(m: OnnxMaker) -> None:
-    x = m.float(2, 3, 4, 5)
+    x = m.real(2, 3, 4, 5)
     m.node("Flatten", x, axis=m.axis(x.rank))
 
 
@@ -113,7 +113,7 @@ def focus(m: OnnxMaker) -> None:
 
 @production(ONNX, 3)
 def concat(m: OnnxMaker) -> None:
-    x = m.float(1, 2, 3, 4)
+    x = m.real(1, 2, 3, 4)
     axis = m.rng.randrange(x.rank)
     alike = x.dtype, x.shape[:axis], x.shape[axis + 1 :]
     same = [v for v in m.pool if v.rank == x.rank and (v.dtype, v.shape[:axis], v.shape[axis + 1 :]) == alike]
@@ -134,7 +134,7 @@ def split(m: OnnxMaker) -> None:
 
 @production(ONNX, 2)
 def pad(m: OnnxMaker) -> None:
-    x = m.float(1, 2, 3, 4, 5)
+    x = m.real(1, 2, 3, 4, 5)
     mode = m.rng.choice(("constant", "constant", "reflect", "edge", "wrap"))
     if mode == "wrap":
         m.needs(19)
@@ -161,7 +161,7 @@ def expand_tile(m: OnnxMaker) -> None:
 @production(ONNX, 2.5)
 def gather(m: OnnxMaker) -> None:
     """Rows by constant or computed indices, of any rank, some of them negative."""
-    x = m.float(1, 2, 3, 4)
+    x = m.real(1, 2, 3, 4)
     axis = m.rng.randrange(x.rank)
     n = x.shape[axis]
     given = axis - x.rank if m.chance(0.3) else axis
@@ -181,7 +181,7 @@ def gather(m: OnnxMaker) -> None:
 
 @production(ONNX, 1.5)
 def gather_elements_nd(m: OnnxMaker) -> None:
-    x = m.float(2, 3, 4)
+    x = m.real(2, 3, 4)
     if m.chance(0.6):
         axis = m.rng.randrange(x.rank)
         shape = [m.rng.randint(1, n) for n in x.shape]
@@ -204,7 +204,7 @@ def gather_elements_nd(m: OnnxMaker) -> None:
 @production(ONNX, 1.5)
 def scatter(m: OnnxMaker) -> None:
     """A box of constant indices (a slice assignment), and indices that are no box."""
-    x = m.float(2, 3, 4, dtype="float32")
+    x = m.real(2, 3, 4, dtype="float32")
     kind = m.rng.randrange(3)
     if kind == 0:
         rows = m.rng.sample(range(x.shape[0]), m.rng.randint(1, min(2, x.shape[0])))
@@ -299,7 +299,8 @@ def sample_a_grid(m: OnnxMaker) -> None:
     way = m.rng.choice(("linear", "nearest", "cubic") if new else ("bilinear", "nearest", "bicubic"))
     corners = int(m.chance(0.5))
     if new and m.chance(0.4):
-        grid = m.node("AffineGrid", m.const((n, 2, 3), low=-0.6, high=0.6), m.ints([n, 1, 4, 5]), align_corners=corners)
+        theta = m.input((n, 2, 3), scale=0.6) if len(m.inputs) < 4 else m.const((n, 2, 3), low=-0.6, high=0.6)
+        grid = m.node("AffineGrid", theta, m.ints([n, 1, 4, 5]), align_corners=corners)
     elif m.chance(0.5) and len(m.inputs) < 5:
         grid = m.input((n, 3, 4, 2), scale=1.2)
     else:
@@ -317,13 +318,13 @@ def one_hot(m: OnnxMaker) -> None:
 @production(ONNX, 1)
 def triangle(m: OnnxMaker) -> None:
     m.needs(14)
-    m.node("Trilu", m.float(2, 3, 4, dtype="float32"), m.values(m.rng.choice((-1, 0, 1))), upper=m.rng.randrange(2))
+    m.node("Trilu", m.real(2, 3, 4, dtype="float32"), m.values(m.rng.choice((-1, 0, 1))), upper=m.rng.randrange(2))
 
 
 @production(ONNX, 0.8)
 def ranges(m: OnnxMaker) -> None:
     """A constant that the model computes: Range, ConstantOfShape, EyeLike, or the grid of a detection head."""
-    x = m.float(2, 3, 4, dtype="float32")
+    x = m.real(2, 3, 4, dtype="float32")
     h, w = x.shape[-2:]
     kind = m.rng.randrange(3)
     if kind == 0:
@@ -349,7 +350,7 @@ def shared_branches(m: OnnxMaker) -> None:
 
 @production(ONNX, 0.8)
 def half_precision(m: OnnxMaker) -> None:
-    x = m.float(2, 3, 4, dtype="float32")
+    x = m.real(2, 3, 4, dtype="float32")
     half = m.node("Cast", m.tame(x, 4.0), to=10)
     y = m.node(m.rng.choice(("Relu", "Sigmoid", "Tanh", "Neg", "Abs")), half)
     y = m.node(m.rng.choice(("Add", "Mul", "Sub")), y, other(m, y), scale=16.0)
@@ -359,7 +360,7 @@ def half_precision(m: OnnxMaker) -> None:
 
 def model_inputs(m: OnnxMaker) -> None:
     """The first inputs: an image, and now and then a sequence, a vector, integers."""
-    m.image(4) if m.chance(0.7) else m.float(m.rng.choice((2, 3, 5, 6)))
+    m.image(4) if m.chance(0.7) else m.real(m.rng.choice((2, 3, 5, 6)))
     if m.chance(0.4):
         m.input([m.rng.choice((1, 2)), m.rng.choice((2, 3, 5)), m.rng.choice((4, 6, 8))])
     if m.chance(0.25):

@@ -51,8 +51,8 @@ def plan(seed: int, number: int) -> Dialect:
 def cases_of(seed: int, number: int, kinds: Sequence[str] | None = None) -> Case:
     """The case of a model with a target of targets/; with the ``kinds`` of its ops, that with a restricted one."""
     rng = random.Random(f"case {seed} {number} {kinds is None}")
-    named = rng.choice(Target.names()) if kinds is None else devices.aimed(kinds, rng)
     how = rng.choices(list(HOWS), list(HOWS.values()))[0]
+    named = rng.choice(Target.names()) if kinds is None else devices.aimed(kinds, how, rng)
     return Case(seed, number, plan(seed, number), named, how)
 
 

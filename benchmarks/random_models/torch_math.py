@@ -54,7 +54,7 @@ _WITH = (
 @production(TORCH, 6)
 def unary(m: TorchMaker) -> None:
     """One, or two in a row."""
-    _unary(m, m.float())
+    _unary(m, m.real())
     if m.chance(0.5):
         _unary(m, m.fresh[-1])
 
@@ -71,7 +71,7 @@ def _unary(m: TorchMaker, x: Var) -> None:
 
 @production(TORCH, 4)
 def unary_of_a_domain(m: TorchMaker) -> None:
-    x = m.float()
+    x = m.real()
     near = ["exp", "expm1", "sin", "cos", "atan", "sinh", "cosh", "asinh", "exp2"]
     op = m.rng.choice(
         [
@@ -94,7 +94,7 @@ def other(m: TorchMaker, x: Var) -> Var:
 
 @production(TORCH, 5)
 def binary(m: TorchMaker) -> None:
-    x = m.tame(m.float(), 8.0)
+    x = m.tame(m.real(), 8.0)
     y = other(m, x)
     op = m.rng.choice(("{0} + {1}", "{0} - {1}", "{0} * {1}", "torch.maximum({0}, {1})", "torch.minimum({0}, {1})",
                        "torch.atan2({0}, {1})", "{0} / ({1}.abs() + 0.5)", "torch.add({0}, {1}, alpha=2)",
@@ -105,7 +105,7 @@ def binary(m: TorchMaker) -> None:
 
 @production(TORCH, 1.5)
 def power(m: TorchMaker) -> None:
-    x = m.float()
+    x = m.real()
     if m.chance(0.5):
         m.call(f"{{0}} ** {m.rng.choice((2, 3, 4))}", m.tame(x, 2.0), scale=16.0)
     elif m.chance(0.3):
@@ -116,7 +116,7 @@ def power(m: TorchMaker) -> None:
 
 @production(TORCH, 3)
 def compare(m: TorchMaker) -> None:
-    x = m.float()
+    x = m.real()
     y = other(m, x)
     op = m.rng.choice(("<", ">", "<=", ">=", "==", "!="))
     use = m.rng.choice(("{0} {op} {1}", "torch.where({0} {op} {1}, {0}, {1})", "({0} {op} {1}).float()",
@@ -157,7 +157,7 @@ def integers(m: TorchMaker) -> None:
 
 @production(TORCH, 4)
 def reduce(m: TorchMaker) -> None:
-    x = m.tame(m.float(1, 2, 3, 4, 5), 10.0)
+    x = m.tame(m.real(1, 2, 3, 4, 5), 10.0)
     axes = tuple(m.some_axes(x.rank))
     keep = m.chance(0.5)
     op = m.rng.choice(["sum", "mean", "amax", "amin", "logsumexp", "var", "std", "var", "norm", "prod", "max", "min"])
@@ -182,7 +182,7 @@ def reduce(m: TorchMaker) -> None:
 @production(TORCH, 2.5)
 def order(m: TorchMaker) -> None:
     """Of values that are all different: which one of equal values comes first torch leaves open."""
-    x = m.float(1, 2, 3, 4)
+    x = m.real(1, 2, 3, 4)
     if x not in m.inputs:
         x = m.call("{0} + {1}", x, m.const(x.shape), scale=x.scale + 1)
     axis = m.axis(x.rank)
@@ -258,6 +258,8 @@ def pool(m: TorchMaker) -> None:
         size = tuple(m.rng.choice((1, 1, 2, 3)) for _ in range(n))
         op = "max" if n == 2 and m.chance(0.3) else "avg"
         m.call(f"F.adaptive_{op}_pool{n}d({{0}}, {size if n > 1 else size[0]})", x)
+    elif n == 2 and m.chance(0.4):
+        m.call(f"F.max_pool2d({{0}}, {kernel}, {stride}, return_indices=True)[0]", x)
     elif n == 2:
         outs = m.calls(f"F.max_pool2d({{0}}, {kernel}, {stride}, return_indices=True)", x, n=2)
         m.pool.append(outs[0])
@@ -267,13 +269,13 @@ def pool(m: TorchMaker) -> None:
 def norm(m: TorchMaker) -> None:
     kind = m.rng.randrange(6)
     if kind < 2:
-        x = m.float(2, 3, 4, least=2)
+        x = m.real(2, 3, 4, least=2)
         tail = x.shape[-m.rng.randint(1, min(2, x.rank - 1)) :]
         made = f"nn.LayerNorm({tail})" if kind == 0 else f"nn.RMSNorm({tail}, eps=1e-5)"
         m.module(made, x, 4.0)
         return
     if kind == 5:
-        x = m.float(2, 3, 4)
+        x = m.real(2, 3, 4)
         m.call(f"F.normalize({{0}}, p={m.rng.choice((1.0, 2.0))}, dim={m.axis(x.rank)})", x, scale=1.0)
         return
     x = m.image(m.rng.choice((3, 4, 4, 5)), least=2)
@@ -290,7 +292,7 @@ def norm(m: TorchMaker) -> None:
 
 @production(TORCH, 3)
 def products(m: TorchMaker) -> None:
-    x = m.tame(m.float(2, 3, 4), 6.0)
+    x = m.tame(m.real(2, 3, 4), 6.0)
     inside = x.shape[-1]
     kind = m.rng.randrange(6)
     if kind <= 1:
@@ -308,7 +310,7 @@ def products(m: TorchMaker) -> None:
 
 @production(TORCH, 2)
 def attention(m: TorchMaker) -> None:
-    x = m.float(3, least=2)
+    x = m.real(3, least=2)
     n, t, c = x.shape
     heads = m.divisor(c)
     if heads > 12:
@@ -332,14 +334,14 @@ def attention(m: TorchMaker) -> None:
 
 @production(TORCH, 2)
 def softmax(m: TorchMaker) -> None:
-    x = m.float(1, 2, 3, 4)
+    x = m.real(1, 2, 3, 4)
     op = m.rng.choice(("softmax", "softmax", "log_softmax"))
     m.call(f"torch.{op}({{0}}, dim={m.axis(x.rank)})", x, scale=1.0 if op == "softmax" else 6.0)
 
 
 @production(TORCH, 1)
 def recurrent(m: TorchMaker) -> None:
-    x = m.float(3)
+    x = m.real(3)
     if x.shape[0] > 8 or x.shape[1] > 8:
         raise Unfit
     kind = m.rng.choice(("LSTM", "GRU", "RNN"))
@@ -350,7 +352,7 @@ def recurrent(m: TorchMaker) -> None:
 @production(TORCH, 2)
 def formulas(m: TorchMaker) -> None:
     """Activations and norms written out, which fusing rules put together again."""
-    x = m.tame(m.float(2, 3, 4, least=2), 5.0)
+    x = m.tame(m.real(2, 3, 4, least=2), 5.0)
     m.call(m.rng.choice((
         "{0} * torch.sigmoid({0})", "{0} / (1 + torch.exp(-{0}))", "{0} * F.relu6({0} + 3) / 6",
         "0.5 * {0} * (1 + torch.erf({0} / 2 ** 0.5))", "{0} * torch.tanh(F.softplus({0}))",

@@ -67,7 +67,7 @@ def pieces(m: TorchMaker) -> None:
 
 @production(TORCH, 3)
 def join(m: TorchMaker) -> None:
-    x = m.float(1, 2, 3, 4)
+    x = m.real(1, 2, 3, 4)
     same = [v for v in m.pool if v.shape == x.shape and v.dtype == x.dtype]
     parts = [x, *(m.rng.choice(same) for _ in range(m.rng.randint(1, 2)))]
     names = ", ".join(f"{{{i}}}" for i in range(len(parts)))
@@ -77,7 +77,7 @@ def join(m: TorchMaker) -> None:
 
 @production(TORCH, 3)
 def move(m: TorchMaker) -> None:
-    x = m.float(2, 3, 4)
+    x = m.real(2, 3, 4)
     axis, shift = m.axis(x.rank), m.rng.choice((1, -1, 2))
     m.call(m.rng.choice((
         f"torch.flip({{0}}, [{axis}])", f"torch.roll({{0}}, {shift}, {axis})", "torch.roll({0}, (1, -1), (-1, -2))",
@@ -93,7 +93,7 @@ def move(m: TorchMaker) -> None:
 @production(TORCH, 3)
 def assign(m: TorchMaker) -> None:
     """Assignments to slices, rows and places, as the functional ops that captures make of them."""
-    x = m.float(2, 3, 4)
+    x = m.real(2, 3, 4)
     axis = m.rng.randrange(x.rank)
     n = x.shape[axis]
     low = m.rng.randrange(n)
@@ -116,7 +116,7 @@ def assign(m: TorchMaker) -> None:
 
 @production(TORCH, 2)
 def pad(m: TorchMaker) -> None:
-    x = m.float(3, 4)
+    x = m.real(3, 4)
     w = x.shape[-1]
     mode = m.rng.choice(("constant", "constant", "reflect", "replicate", "circular"))
     a, b = (m.rng.randint(0, min(2, w - 1)) for _ in range(2))
@@ -160,7 +160,8 @@ def sample_a_grid(m: TorchMaker) -> None:
     corners = m.chance(0.5)
     if m.chance(0.4):
         size = (n, 1, 4, 5)
-        grid = m.call(f"F.affine_grid({{0}}, {size}, align_corners={corners})", m.const((n, 2, 3), low=-0.6, high=0.6))
+        theta = m.input((n, 2, 3), scale=0.6) if len(m.inputs) < 4 else m.const((n, 2, 3), low=-0.6, high=0.6)
+        grid = m.call(f"F.affine_grid({{0}}, {size}, align_corners={corners})", theta)
     elif m.chance(0.5) and len(m.inputs) < 5:
         grid = m.input((n, 3, 4, 2), scale=1.2)
     else:
@@ -198,7 +199,7 @@ def grid_of_a_head(m: TorchMaker) -> None:
 
 def model_inputs(m: TorchMaker) -> None:
     """The first inputs: an image, and now and then a sequence or integers."""
-    m.image(4) if m.chance(0.7) else m.float(m.rng.choice((2, 3, 5)))
+    m.image(4) if m.chance(0.7) else m.real(m.rng.choice((2, 3, 5)))
     if m.chance(0.4):
         m.input([m.rng.choice((1, 2)), m.rng.choice((2, 3, 5)), m.rng.choice((4, 6, 8))])
     if m.chance(0.2):

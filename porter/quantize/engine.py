@@ -188,6 +188,11 @@ def quantize(
         findings += mixed.findings
         width, pinned = mixed.base, {**mixed.pins, **pinned}
     planned = plan(graph, scheme, width=width, pins=pinned, findings=findings)
+    if not planned.observed:
+        kinds = ", ".join(dict.fromkeys(site.op.kind for calls in planned.layers.values() for site in calls))
+        raise PorterError(
+            "PT415", f"{graph.source} has nothing to quantize: {kinds or 'every op'} stays in float, among floats"
+        )
     base = scheme.width(width).activation
     weighted = [site for calls in planned.layers.values() for site in calls]
     first = first_convolution(graph, weighted, scheme, opened.preprocess) if first_conv else None

@@ -391,3 +391,15 @@ def test_no_module_of_the_engine_imports_both_frameworks(path):
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.partition(".")[0])
     assert not {"torch"} & names or not {"onnx", "onnxruntime"} & names
+
+
+def test_ops_that_all_stay_float_are_nothing_to_quantize():
+    """In the flow of tensors an Add among floats stays one: there is then no range to find."""
+    nodes = [onnx.helper.make_node("Exp", ["x"], ["e"]), onnx.helper.make_node("Where", ["c", "e", "x"], ["y"])]
+    inputs = [onnx.helper.make_tensor_value_info("x", 1, (1, 4)), onnx.helper.make_tensor_value_info("c", 9, (1, 4))]
+    graph = onnx.helper.make_graph(nodes, "g", inputs, [onnx.helper.make_tensor_value_info("y", 1, (1, 4))])
+    net = porter.load(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]))
+    data = [[np.ones((1, 4), np.float32), np.ones((1, 4), bool)]]
+    with pytest.raises(PorterError, match=r"stays in float") as error:
+        porter.quantize(net, "onnxruntime", data, dtype="int8")
+    assert error.value.code == "PT415"
