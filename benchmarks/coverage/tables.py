@@ -95,7 +95,8 @@ def _left(rows: Sequence[Row], targets: Sequence[str]) -> list[str]:
         for row in rows:
             if row.target == target:
                 kinds.update({reason.partition(":")[0] for reason in row.left})
-        named = [f"{kind} {count}" for kind, count in kinds.most_common(_KINDS)]
+        ranked = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+        named = [f"{kind} {count}" for kind, count in ranked[:_KINDS]]
         more = len(kinds) - len(named)
         lines.append(f"| {target} | {', '.join(named) or 'nothing'}{f' and {more} more' if more > 0 else ''} |")
     return lines
