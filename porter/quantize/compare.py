@@ -172,8 +172,8 @@ def judge_outputs(report: QuantizationReport) -> list[Finding]:
         findings.append(
             Finding(
                 "PT417", "warning", f"{len(poor)} of {len(report.outputs)} outputs have an SQNR under {_WEAK_DB:g} dB "
-                f"as a whole: {names}", Origin(), "Use int16, --dtype auto with --min-sqnr, or another observer.",
-                poor[0].name,
+                f"as a whole: {names}", Origin(), "Use int16, --bias-correction where it is off, --dtype auto with "
+                "--min-sqnr, or another observer.", poor[0].name,
             )
         )  # fmt: skip
     weak = sorted(
@@ -188,8 +188,8 @@ def judge_outputs(report: QuantizationReport) -> list[Finding]:
             Finding(
                 "PT417", "warning", f"{len(weak)} of {len(report.layers)} layers have an SQNR under {_WEAK_DB:g} dB on "
                 f"their own; the worst: {names}", weakest.origin,
-                "Use int16, per-channel weights, or an observer that leaves out outliers (percentile).",
-                weakest.path, weakest.kind,
+                "Use int16, per-channel weights, bias correction where it is off, or an observer that leaves out "
+                "outliers (percentile).", weakest.path, weakest.kind,
             )
         )  # fmt: skip
     return findings
