@@ -56,6 +56,7 @@ def page(judged: Mapping[str, tuple[Mapping[str, str], Sequence[Row]]]) -> str:
     lines += ["", *_after(judged)]
     for name, (_, rows) in judged.items():
         lines += ["", f"## {name}", "", *_confusion(rows), "", *_disagreements(rows), "", *_models(rows)]
+        lines += _not_mended(rows)
     return "\n".join(lines)
 
 
@@ -109,6 +110,24 @@ def _models(rows: Sequence[Row]) -> list[str]:
                 f"| {row.name} | {TITLES[row.porter]} | {TITLES[row.compiler]} | {_number(row.cosine)} | "
                 f"{_number(row.column)} | {row.dead} | {after} | {_number(row.after_cosine)} | {parts} | {share} |"
             )
+    return lines
+
+
+def _not_mended(rows: Sequence[Row]) -> list[str]:
+    """The models of one op that do not come to the accelerator after a rewrite either, by what happens to them."""
+    left = [row for row in rows if row.group != "model" and row.after not in ("", "accelerator")]
+    if not left:
+        return []
+    kinds: dict[str, Counter[str]] = {}
+    for row in left:
+        what = TITLES.get(row.after, "no rule makes it legal")
+        if row.after == "refused":
+            what += f": {row.after_said}"
+        kinds.setdefault(what, Counter())[row.name.partition(" ")[0]] += 1
+    lines = ["", "| after porter rewrite | models of one op | of the kinds |", "|---|---|---|"]
+    for what, found in kinds.items():
+        named = ", ".join(f"{kind} {number}" for kind, number in sorted(found.items()))
+        lines.append(f"| {_cell(what)} | {found.total()} | {named} |")
     return lines
 
 
