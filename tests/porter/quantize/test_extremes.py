@@ -40,6 +40,19 @@ def test_extremes_are_those_of_the_arrays(sizes, samples, together, seed):
     np.testing.assert_array_equal(np.stack([low, high], -1), want)
 
 
+@pytest.mark.parametrize("sizes", [(1, 65536, 65537, 3), (200000, 7), (5, 400001), (70000, 70000, 70000)])
+def test_large_arrays_are_looked_at_in_pieces(sizes):
+    rng = np.random.default_rng(0)
+    arrays = {f"v{i}": rng.normal(size=size).astype(np.float32) for i, size in enumerate(sizes)}
+    rows = Extremes(list(arrays))
+    for at in (0, -1):  # an extreme in the first place, and in the last
+        for index, array in enumerate(arrays.values()):
+            array[at], array[array.size // 2] = 100 + index, -100 - index
+        rows.look(side_by_side(arrays))
+        assert rows.shelf is not None and rows.shelf.arrays.keys() == arrays.keys()
+        assert [rows.of(name) for name in arrays] == [(a.min(), a.max()) for a in arrays.values()]
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_the_same_memory_is_looked_at_again(together):
     """The arrays of a stream are the same objects with other numbers in them."""
