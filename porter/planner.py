@@ -370,10 +370,12 @@ class Planner:
             return {}
         fold: dict[str, str] = {}
         promised = {out.name: self._promised(out) for op in constant.values() for out in op.outputs}
+        # An output of the model that is constant is the identity of one, before folding and after.
+        given = {value.name for value in self._graph.outputs}
         for op, said in zip(ops, judged, strict=True):
             read = [constant[v.name] for v in op.operands if v.name in constant]
             if op.outputs[0].name in constant:
-                alias = op.kind == "identity" and op.operands[0].is_const
+                alias = op.kind == "identity" and op.operands[0].is_const and op.outputs[0].name not in given
                 if said.verdict != "native" or alias or any(source.outputs[0].name in fold for source in read):
                     fold.setdefault(op.outputs[0].name, "")
             elif read and said.verdict != "native":

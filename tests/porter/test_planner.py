@@ -219,3 +219,13 @@ def test_what_is_written_as_another_kind_is_judged_as_that(target, legal, body):
     assert not said.ok and not made.report.ok
     assert "rewrite" not in {op.verdict for op in said.ops}
     assert made.ledger.entries == []
+
+
+def test_an_output_that_is_constant_is_legal(target):
+    """It is the identity of a constant, before folding and after."""
+    toy = Target.load(target("relu"))
+    body = "g (float[1, 2] x) => (float[1, 2] y, float[2] z, float[2] w) <float[2] c = {1, -2}> { y = Relu (x) \n "
+    graph = OnnxGraph.load(model(body + "z = Identity (c) \n w = Exp (c) }"), source="net")
+    said, made = check(graph, toy), porter.rewrite(graph, toy)
+    assert [op.verdict for op in said.ops] == ["native", "native", "fold"]
+    assert made.ok and [op.kind for op in made.graph.ops()] == ["relu", "identity", "identity"]
