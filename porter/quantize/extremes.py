@@ -65,23 +65,22 @@ class Extremes:
         shelf = self.shelf = self._on_shelf(arrays)
         if shelf is not None:
             low[shelf.places], high[shelf.places] = shelf.extremes()
-        for name, array in arrays.items():
-            place = self._place.get(name)
-            if place is not None and (shelf is None or name not in shelf.arrays):
-                low[place], high[place] = array.min(), array.max()
-        seen = [(name, self._place[name]) for name in arrays if name in self._place]
-        if not np.isfinite([low[place] + high[place] for _, place in seen]).all():
-            for name, _ in seen:
+        seen = {name: self._place[name] for name in arrays if name in self._place}
+        for name in seen if shelf is None else seen.keys() - shelf.arrays.keys():
+            low[seen[name]], high[seen[name]] = arrays[name].min(), arrays[name].max()
+        places = list(seen.values())
+        if not np.isfinite(low[places] + high[places]).all():
+            for name in seen:
                 self._check(name, arrays[name])
 
     def _on_shelf(self, arrays: Mapping[str, Array]) -> Shelf | None:
         """Those that lie side by side in memory, as the same arrays did before."""
-        if not any(shelf.holds(arrays) for shelf in self._shelves):
-            made = Shelf.of({name: array for name, array in arrays.items() if name in self._place}, self._place)
-            if made is None:
-                return None
-            self._shelves = [*self._shelves[1 - _SHELVES :], made]
-        return next(shelf for shelf in self._shelves if shelf.holds(arrays))
+        found = next((shelf for shelf in self._shelves if shelf.holds(arrays)), None)
+        if found is None:
+            found = Shelf.of({name: array for name, array in arrays.items() if name in self._place}, self._place)
+            if found is not None:
+                self._shelves = [*self._shelves[1 - _SHELVES :], found]
+        return found
 
     def _check(self, name: str, array: Array) -> None:
         try:

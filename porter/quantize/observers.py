@@ -163,7 +163,8 @@ def extent(x: Array) -> Range:
 def _union(extents: Sequence[Range]) -> Range:
     if len(extents) == 1:
         return extents[0]
-    return min(low for low, _ in extents), max(high for _, high in extents)
+    lows, highs = zip(*extents, strict=True)
+    return min(lows), max(highs)
 
 
 def _pack(pair: Range | None) -> Array:
