@@ -3,8 +3,9 @@
 
     python benchmarks/run.py [--rounds 3] [--only chain,big,...]
 
-Every figure is of a whole process, start-up included: wall seconds (median, least and most of the rounds) and peak
-resident memory (at least this script's own, about 40 MB). The contenders take turns within a round, so that a machine
+Every figure is of a whole process, start-up included: wall seconds (median, least and most of the rounds), seconds of
+the processor (user and system, median), which say more where others use the machine too, and peak resident memory (at
+least this script's own, about 40 MB). The contenders take turns within a round, so that a machine
 that slows down slows all of them. The models are made here: a chain of 30,000 SiLU nodes (ONNX Swish, opset 24), chains
 of 1,000 to 8,000 of them, whose seconds must grow no faster than their nodes, a 2.8 GB model with external data, and
 YOLOX-s at 640 as the torch exporter writes it. The peers do what they are made
@@ -55,6 +56,7 @@ class Contender:
     command: list[str]
     codes: tuple[int, ...] = (0,)
     seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
     megabytes: list[float] = field(default_factory=list)
     failure: str = ""
 
@@ -85,6 +87,7 @@ def measure(contender: Contender, folder: Path, timeout: float) -> None:
             contender.failure = f"exit {process.returncode}: {lines[-1][:100] if lines else 'no message'}"
             return
     contender.seconds.append(seconds)
+    contender.processor.append(usage.ru_utime + usage.ru_stime)
     contender.megabytes.append(usage.ru_maxrss / 1024)
 
 
@@ -213,17 +216,19 @@ def main(argv: list[str] | None = None, say: Callable[[str], None] = print) -> N
                         measure(entry, Path(temporary), args.timeout)
                         if round_ == 0:
                             entry.seconds.clear()
+                            entry.processor.clear()
                             entry.megabytes.clear()
         say(f"\n{CASES[case]}")
-        say(f"  {'':26}{'median s':>9}{'least':>8}{'most':>8}{'ratio':>8}{'peak MB':>9}")
+        say(f"  {'':26}{'median s':>9}{'least':>8}{'most':>8}{'ratio':>8}{'cpu s':>8}{'ratio':>8}{'peak MB':>9}")
         base = statistics.median(entries[0].seconds) if entries[0].seconds else float("nan")
+        busy = statistics.median(entries[0].processor) if entries[0].processor else float("nan")
         for e in entries:
             if e.failure:
                 say(f"  {e.name:26}{e.failure}")
                 continue
-            middle = statistics.median(e.seconds)
+            middle, cpu = statistics.median(e.seconds), statistics.median(e.processor)
             say(f"  {e.name:26}{middle:9.2f}{min(e.seconds):8.2f}{max(e.seconds):8.2f}{middle / base:8.2f}"
-                f"{max(e.megabytes):9.0f}")  # fmt: skip
+                f"{cpu:8.2f}{cpu / busy:8.2f}{max(e.megabytes):9.0f}")  # fmt: skip
 
 
 if __name__ == "__main__":
