@@ -63,6 +63,26 @@ def batch_norm_to_conv(b: Builder, op: Op) -> Any:
     return b.conv2d(x, weight, bias, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=shape_of(x)[1])
 
 
+@rewrite(removes="batch_norm", yields=("reshape", "batch_norm"), claim="exact")
+def batch_norm_to_rank4(b: Builder, op: Op) -> Any:
+    """batch_norm of another rank becomes one of an image, between reshapes.
+
+    Formula: (N, C) is (N, C, 1, 1), (N, C, L) is (N, C, L, 1), (N, C, D, H, W) is (N, C, D * H, W): the
+    channels stay where they are.
+    Example: ``y = batch_norm(x of 16x128, ...)`` -> ``y = reshape(batch_norm(reshape(x, 16x128x1x1), ...),
+    16x128)``.
+    Bound: bit-equal.
+    Does not apply: when x has four axes already, or one of unknown length.
+    """
+    x, *parameters = op.inputs
+    assert x is not None
+    shape = shape_of(x)
+    need(len(shape) != 4, f"{x.name} has four axes already")
+    places = (*shape[2:], 1, 1)[:2] if len(shape) < 4 else (prod(shape[2:-1]), shape[-1])
+    image = view(b, x, (*shape[:2], *places))
+    return view(b, b.batch_norm(image, *parameters, eps=op.attrs["eps"]), shape)
+
+
 def _centred(b: Builder, x: Value, axes: Sequence[int], eps: float) -> Any:
     """(x - mean) / sqrt(var + eps) over axes."""
     d = b.sub(x, b.mean(x, axes=tuple(axes), keepdim=True))

@@ -382,6 +382,16 @@ def _instance_norm(x: Array, weight: Array | None, bias: Array | None, eps: floa
     return _channelwise(_group_norm_plain(x, x.shape[1], eps), weight, bias)
 
 
+@_kind("batch_norm")
+def _batch_norm(x: Array, weight: Array | None, bias: Array | None, mean: Array, var: Array, eps: float) -> Array:
+    def channels(data: Array | None, default: float) -> Array:
+        given = np.full(x.shape[1], default) if data is None else data.astype(np.float64)
+        return given.reshape(-1, *(1,) * (x.ndim - 2))
+
+    scaled = (x - channels(mean, 0)) / np.sqrt(channels(var, 1) + eps) * channels(weight, 1) + channels(bias, 0)
+    return np.asarray(scaled.astype(x.dtype))
+
+
 @_kind("layer_norm")
 def _layer_norm(x: Array, weight: Array | None, bias: Array | None, axes: Any, eps: float) -> Array:
     wide = x.astype(np.float64)

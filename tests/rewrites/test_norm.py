@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import Const, check, noise, refuse
+from harness import Const, apply, build, check, noise, refuse
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import run, run_op
 
 
 def _affine(n: int, seed: int) -> list[Any]:
@@ -29,7 +30,14 @@ def test_batch_norm(shape: tuple[int, ...], affine: bool) -> None:
     check("batch_norm_to_mul_add", "batch_norm", inputs, of=scale, eps=1e-5)
     if len(shape) == 4:
         check("batch_norm_to_conv", "batch_norm", inputs, of=scale, eps=1e-5)
+        refuse("batch_norm_to_rank4", "batch_norm", inputs, "four axes already", eps=1e-5)
     else:
+        op, feeds = build("batch_norm", inputs, {"eps": 1e-5})
+        made = apply("batch_norm_to_rank4", op)
+        assert [op.kind for op in made.ops] == ["reshape", "batch_norm", "reshape"]
+        assert len(made.ops[1].outputs[0].shape or ()) == 4
+        (want,) = run_op(op, [feeds[v.name] if v and v.name in feeds else v and v.numpy() for v in op.inputs])
+        np.testing.assert_array_equal(run(made, feeds)[0], want)  # the same op: whatever its rounding
         refuse("batch_norm_to_conv", "batch_norm", inputs, "not .N, C, H, W.", eps=1e-5)
 
 
