@@ -112,7 +112,7 @@ def test_a_proprietary_compiler_is_installed_for_who_accepts_its_licence(
 def test_the_layers_of_the_report_of_rknn() -> None:
     from porter.toolchains.rknn import _LAYER
 
-    printed = """D RKNN: [02:35:35.879] ID   OpType    DataType Target InputShape   OutputShape   Cycles  RW(KB)  FullName
+    printed = """D RKNN: [02:35:35.879] ID   OpType    DataType Target InputShape   OutputShape   Cycles RW(KB) FullName
 D RKNN: [02:35:35.879] 0    InputOperator  INT8     CPU    \\            (1,3,32,32)   0/0/0    0   InputOperator:in
 D RKNN: [02:35:35.879] 1    Conv           INT8     NPU    (1,3,32,32)  (1,8,32,32)   883/9/9  4   Conv:a
 D RKNN: [02:35:35.880] 5    Reshape        FLOAT16  CPU    (32,8),(3)   (1,32,8)      0/0/0    8   Reshape:y-rs
