@@ -7,7 +7,8 @@
 Plain inference is an InferenceSession with its default options on arrays in memory, with as many threads as porter's
 calibration uses (PORTER_THREADS, OMP_NUM_THREADS). ``wall`` is elapsed time; calibration observes one sample while the
 model runs on the next, so where a core is free, observing costs little of it. ``cpu`` is processor time of the whole
-process, which no free core hides. Both are the least of several rounds, in turns with the plain runs. Ranges are found
+process, which no free core hides. Both are ratios of medians of several rounds, in turns with the plain runs. The
+runtime's sessions of both are made before. Channels are observed where the target has scales for them. Ranges are found
 once, after the last sample, and are timed apart.
 """
 
@@ -19,6 +20,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -82,23 +85,18 @@ def speed(spec: str, target: str, count: int) -> None:
     plain()
     print(f"{spec}, {target}: {len(planned.observed)} ranges, {count} images, {threads() or 'all'} threads")
     for observer in OBSERVERS:
-        calibrated = calibrate(graph, planned.observed, data, observer, channels=planned.channels)
+        work = partial(calibrate, graph, planned.observed, data, observer, channels=planned.channels)
+        calibrated = work()
         base, mine = [], []
         for _ in range(_ROUNDS):
             base.append(_times(plain))
-            mine.append(
-                _times(
-                    lambda observer=observer: calibrate(
-                        graph, planned.observed, data, observer, channels=planned.channels
-                    )
-                )
-            )
+            mine.append(_times(work))
         begin = time.perf_counter()
         for group in planned.groups:
             calibrated.encoding(group.name, group.dtype, scheme)
         ranges = time.perf_counter() - begin
-        wall, cpu = (min(m[i] for m in mine) / min(b[i] for b in base) for i in (0, 1))
-        each = min(b[0] for b in base) / count * 1e3
+        wall, cpu = (median(m[i] for m in mine) / median(b[i] for b in base) for i in (0, 1))
+        each = median(b[0] for b in base) / count * 1e3
         print(
             f"  {observer:14} wall {wall:.2f}x  cpu {cpu:.2f}x  of {each:.1f} ms an image; ranges {ranges * 1e3:.0f} ms"
         )
