@@ -12,7 +12,7 @@ import numpy as np
 from porter.ops import Array, Op, Value
 from porter.rewrite import Builder, rewrite
 
-from ._tools import data, need, need_float, per_channel, shape_of, view
+from ._tools import cast, data, need, need_float, per_channel, shape_of, view
 
 _ROUNDING = "2e-05 absolute 2e-05 relative"
 
@@ -83,11 +83,17 @@ def batch_norm_to_rank4(b: Builder, op: Op) -> Any:
     return view(b, b.batch_norm(image, *parameters, eps=op.attrs["eps"]), shape)
 
 
-def _centred(b: Builder, x: Value, axes: Sequence[int], eps: float) -> Any:
+def _wide(b: Builder, x: Value) -> Value:
+    """``x`` in a dtype whose squares and whose eps are numbers: of float16 squares end at 255, and eps may be 0."""
+    return cast(b, x, "float32") if x.dtype == "float16" else x
+
+
+def _centred(b: Builder, x: Value, axes: Sequence[int], eps: float) -> Value:
     """(x - mean) / sqrt(var + eps) over axes."""
-    d = b.sub(x, b.mean(x, axes=tuple(axes), keepdim=True))
+    wide = _wide(b, x)
+    d = b.sub(wide, b.mean(wide, axes=tuple(axes), keepdim=True))
     var = b.mean(b.mul(d, d), axes=tuple(axes), keepdim=True)
-    return b.div(d, b.sqrt(b.add(var, eps)))
+    return cast(b, b.div(d, b.sqrt(b.add(var, eps))), x.dtype)
 
 
 def _affine(b: Builder, y: Value, weight: Value | None, bias: Value | None) -> Any:
@@ -98,7 +104,7 @@ def _affine(b: Builder, y: Value, weight: Value | None, bias: Value | None) -> A
 
 @rewrite(
     removes="layer_norm",
-    yields=("mean", "sub", "mul", "add", "sqrt", "div"),
+    yields=("mean", "sub", "mul", "add", "sqrt", "div", "cast"),
     claim="bounded",
     error=_ROUNDING,
 )
@@ -109,7 +115,7 @@ def layer_norm_to_mean(b: Builder, op: Op) -> Any:
     Example: ``y = layer_norm(x, w, bias, axes=(2,))`` -> ``d = sub(x, mean(x)); y = add(mul(div(d,
     sqrt(add(mean(mul(d, d)), eps))), w), bias)``.
     Bound: 2e-05 absolute plus 2e-05 relative in float32 (times |weight|) where the mean is not large beside
-    the deviation.
+    the deviation. Half precision is computed in float32.
     Does not apply: to integers.
     """
     _, weight, bias = op.inputs
@@ -119,7 +125,7 @@ def layer_norm_to_mean(b: Builder, op: Op) -> Any:
 
 @rewrite(
     removes=("group_norm", "instance_norm"),
-    yields=("reshape", "mean", "sub", "mul", "add", "sqrt", "div"),
+    yields=("reshape", "mean", "sub", "mul", "add", "sqrt", "div", "cast"),
     claim="bounded",
     error=_ROUNDING,
 )
@@ -131,7 +137,7 @@ def group_norm_to_mean(b: Builder, op: Op) -> Any:
     Example: ``y = group_norm(x of 1x8x4x4, groups=2)`` -> layer normalization of reshape(x, (1, 2, 64)),
     reshaped back.
     Bound: 2e-05 absolute plus 2e-05 relative in float32 (times |weight|) where the mean is not large beside
-    the deviation.
+    the deviation. Half precision is computed in float32.
     Does not apply: when the shape is unknown, or to integers.
     """
     x, weight, bias = op.operands[0], op.inputs[1], op.inputs[2]
@@ -178,19 +184,20 @@ def group_norm_to_instance_norm(b: Builder, op: Op) -> Any:
     return _affine(b, y, *params)
 
 
-@rewrite(removes="rms_norm", yields=("mul", "mean", "add", "sqrt", "div"), claim="bounded", error=_ROUNDING)
+@rewrite(removes="rms_norm", yields=("mul", "mean", "add", "sqrt", "div", "cast"), claim="bounded", error=_ROUNDING)
 def rms_norm_to_mean(b: Builder, op: Op) -> Any:
     """rms_norm becomes x / sqrt(mean(x^2) + eps) * weight.
 
     Formula: Zhang and Sennrich, arXiv:1910.07467, over the trailing axes.
     Example: ``y = rms_norm(x, w, axes=(2,))`` -> ``y = mul(div(x, sqrt(add(mean(mul(x, x)), eps))), w)``.
-    Bound: 2e-05 absolute plus 2e-05 relative in float32 (times |weight|).
+    Bound: 2e-05 absolute plus 2e-05 relative in float32 (times |weight|). Half precision is computed in float32.
     Does not apply: to integers.
     """
     x, weight = op.operands[0], op.inputs[1]
     need_float(x)
-    var = b.mean(b.mul(x, x), axes=op.attrs["axes"], keepdim=True)
-    return _affine(b, b.div(x, b.sqrt(b.add(var, op.attrs["eps"]))), weight, None)
+    wide = _wide(b, x)
+    var = b.mean(b.mul(wide, wide), axes=op.attrs["axes"], keepdim=True)
+    return _affine(b, cast(b, b.div(wide, b.sqrt(b.add(var, op.attrs["eps"]))), x.dtype), weight, None)
 
 
 @rewrite(
