@@ -586,7 +586,15 @@ def _pad(e: Emitter, op: Op, x: tuple[Any, ...]) -> fx.Node:
         del padding[0]
     if op.attrs["mode"] == "constant":
         return _constant_pad(e, x[0], padding, op.attrs["value"])
-    return e.call("pad", x[0], _flat_padding(padding), op.attrs["mode"])
+    # torch pads the last axes of a tensor of one or two axes more, and three at most, in these modes.
+    shape = [int(n) for n in x[0].meta["val"].shape]
+    count = max(len(padding), 1)
+    fits = next((n for n in range(count, 4) if len(shape) - n in (1, 2)), None)
+    if fits is not None:
+        return e.call("pad", x[0], _flat_padding([*[(0, 0)] * (fits - len(padding)), *padding]), op.attrs["mode"])
+    inner = e.call("reshape", x[0], [1, -1, *shape[len(shape) - count :]])
+    padded = e.call("pad", inner, _flat_padding(padding), op.attrs["mode"])
+    return e.call("reshape", padded, list(op.outputs[0].shape or ()))
 
 
 @lowering("flip")
