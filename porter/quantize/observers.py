@@ -498,10 +498,20 @@ class Mix(_Histogrammed):
 
     _PERCENTILES: ClassVar[tuple[float, ...]] = (99.9, 99.99, 99.995, 99.999)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: tuple[Scheme, tuple[Range, int, Dtype], tuple[str, Range]] | None = None
+
     def _best(self, dtype: Dtype, scheme: Scheme) -> tuple[str, Range] | None:
-        seen = self._seen
-        if seen is None:
+        """What is chosen, and its range; searched for once, though both are asked for."""
+        if self._seen is None:
             return None
+        now = self._seen, self.histogram.total, dtype
+        if self._found is None or self._found[0] is not scheme or self._found[1] != now:
+            self._found = scheme, now, self._search(self._seen, dtype, scheme)
+        return self._found[2]
+
+    def _search(self, seen: Range, dtype: Dtype, scheme: Scheme) -> tuple[str, Range]:
         symmetric = scheme.symmetric(dtype)
         found = {"min_max": seen}
         found |= {f"percentile({p:g})": _percentile(self.histogram, seen, p, symmetric) for p in self._PERCENTILES}

@@ -316,3 +316,19 @@ def test_unknown_observers_and_settings_are_named():
 def test_an_observer_is_made_from_what_it_calls_itself(spec):
     assert str(make_observer(spec)) == spec
     assert str(make_observer("percentile")) == "percentile(99.99)"
+
+
+def test_what_mix_found_is_found_again_when_it_saw_more():
+    """The search is kept for a second question, and for no other."""
+    rng = np.random.default_rng(0)
+    kept = make_observer("mix")
+    for factor in (1, 3, 0.1):
+        sample = (rng.standard_t(2, 4000) * factor).astype(np.float32)
+        kept.observe(sample)
+        for name in ("mlu270", "onnxruntime"):
+            scheme = Scheme.of(Target.load(name))
+            for dtype in ("int8", "int16", "int8"):
+                fresh = make_observer("mix")
+                fresh.restore(kept.state())
+                assert kept.describe(dtype, scheme) == fresh.describe(dtype, scheme)
+                assert kept.range_for(dtype, scheme) == fresh.range_for(dtype, scheme)
