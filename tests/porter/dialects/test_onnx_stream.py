@@ -69,7 +69,8 @@ def test_a_stream_gives_what_runs_give_until_the_call_after_the_next(external, t
         given.append(run(item))
         for ago in range(min(index, 1) + 1):
             equal(graph, given[index - ago], items[index - ago])
-    assert given[0][1] is given[2][1]  # the same memory again
+    if next(iter(graph._blocks.values())) is not None:
+        assert given[0][1] is given[2][1]  # the same memory again
     assert sorted(p.name for p in tmp_path.iterdir()) == (["m.onnx", "weights.bin"] if external else [])
 
 
