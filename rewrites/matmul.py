@@ -202,13 +202,12 @@ def gemm_to_linear(b: Builder, op: Op) -> Any:
     error="1e-05 of the largest |value|",
 )
 def attention_to_matmul(b: Builder, op: Op) -> Any:
-    """attention(q, k, v) becomes softmax(q @ k.T * scale + mask) @ v.
+    """attention(q, k, v) becomes softmax(scale q @ k.T + mask) @ v.
 
     Formula: Vaswani et al., arXiv:1706.03762, equation 1 (torch.nn.functional.scaled_dot_product_attention):
     scale is 1 / sqrt(width) unless given; a bool mask hides where it is false, a float mask is added, and hides where
     it is -inf; causal hides the future.
-    Example: ``y = attention(q, k, v)`` -> ``y = matmul(softmax(mul(matmul(q, permute(k)), 0.125), axis=3),
-    v)``.
+    Example: ``y = attention(q, k, v)`` -> ``y = matmul(softmax(matmul(mul(q, 0.125), permute(k)), axis=3), v)``.
     Bound: 1e-05 of the largest |value| in float32. A row that is hidden whole is 0, as in torch and ONNX.
     Does not apply: when a shape is unknown, or to a causal mask of more than 16777216 elements.
     """
@@ -226,10 +225,10 @@ def attention_to_matmul(b: Builder, op: Op) -> Any:
     error="1e-05 of the largest |value|",
 )
 def attention_to_matmul_unguarded(b: Builder, op: Op) -> Any:
-    """attention(q, k, v) with a float mask of run time becomes softmax(q @ k.T * scale + mask) @ v.
+    """attention(q, k, v) with a float mask of run time becomes softmax(scale q @ k.T + mask) @ v.
 
     Formula: that of attention_to_matmul, for devices that cannot compare.
-    Example: ``y = attention(q, k, v, mask)`` -> ``y = matmul(softmax(add(mul(matmul(q, permute(k)), 0.125), mask),
+    Example: ``y = attention(q, k, v, mask)`` -> ``y = matmul(softmax(add(matmul(mul(q, 0.125), permute(k)), mask),
     axis=3), v)``.
     Bound: 1e-05 of the largest |value| in float32; but NaN for a row that the mask hides whole with -inf, which is 0 in
     torch and ONNX. Needs --allow approximate.
@@ -246,7 +245,8 @@ def _attention(b: Builder, op: Op, added: list[Value]) -> Value:
     rank, width = len(shape_of(k)), shape_of(q)[-1]
     need_float(q, k, v)
     scale = 1 / sqrt(width) if op.attrs["scale"] is None else op.attrs["scale"]
-    scores = b.mul(b.matmul(q, turned(b, k, (*range(rank - 2), rank - 1, rank - 2))), scale)
+    # The queries and not the scores: there are fewer of them, and a product of half precision ends at 65504.
+    scores = b.matmul(b.mul(q, scale), turned(b, k, (*range(rank - 2), rank - 1, rank - 2)))
     mask, shown = op.inputs[3], []
     if mask is not None and mask.dtype == "bool":
         shown.append(mask)

@@ -132,3 +132,10 @@ def test_attention_without_comparisons() -> None:
 def test_a_causal_mask_that_is_too_large() -> None:
     long = np.broadcast_to(np.float32(0), (1, 1, 5000, 4))
     refuse("attention_to_matmul", "attention", [long, long, long, None], "a mask of 25000000", scale=None, causal=True)
+
+
+def test_scores_of_half_precision_do_not_overflow() -> None:
+    """q k is 64 * 40 * 40 = 102400 before it is scaled: more than float16 has."""
+    q = np.full((1, 1, 2, 64), 40, np.float16)
+    v = noise(1, 1, 2, 4, dtype="float16")
+    check("attention_to_matmul", "attention", [q, q, v, None], of=np.abs(v).max(), scale=None, causal=False)
