@@ -45,8 +45,9 @@ class Row:
     that the compiler does not put on the accelerator as a whole; "not legal" where porter cannot, "" where it need not.
     ``approximate``: it needed ``--allow approximate``. ``documented``: porter refuses it by a limit of the vendor's
     manual that this compiler does not check. ``segments`` are the accelerator's after ``porter rewrite --partition`` of
-    a whole model that does not come to the accelerator as one, ``segments_run`` those that the compiler puts there,
-    ``share`` their share of the multiply-accumulates, ``segment_said`` why not the others.
+    a whole model that does not come to the accelerator as one, ``segments_run`` those that the compiler takes (with
+    ops on its CPU, where it has one), ``share`` their share of the multiply-accumulates, ``segment_said`` what it has
+    against the first that it does not take, or not as a whole.
     """
 
     name: str
@@ -209,10 +210,11 @@ def _partitioned(row: Row, graph: Graph, feeds: list[dict[str, Array]], target: 
             continue
         said = asker.model(_unique(f"{row.name} segment", segment.graph), segment.graph, given)
         row.segments += 1
-        if said.placement == "accelerator":
+        # Where the toolchain has a CPU, --partition leaves what runs there in the segment.
+        if said.placement == "accelerator" or (said.placement == "cpu" and target.runtime.fallback == "host"):
             row.segments_run += 1
             macs += segment.macs
-        else:
+        if said.placement != "accelerator":
             row.segment_said = row.segment_said or said.answer.message or "; ".join(said.answer.reasons[:1])
     total = sum(segment.macs for segment in made.split.segments)
     row.share = macs / total if total else None
