@@ -2,10 +2,10 @@
 """Runs of one model on many samples, whose inner values are handed over as they lie in the runtime's memory.
 
 onnxruntime computes convolutions on tensors whose channels lie in blocks, and keeps such tensors from one node to the
-next (onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html, "Layout
-Optimizations"). A value that is made an output has to be put in
-the plain order for the caller, which takes longer than computing it. Here the model that the runtime has optimized is
-written once, its reorder nodes are taken out, and the blocks themselves become outputs, in memory that is used again.
+next (onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html, "Layout Optimizations"). A value
+that is made an output is put in the plain order for the caller, which takes longer than computing it. Here the model
+that the runtime has optimized is written once, its reorder nodes are taken out, and the blocks themselves become
+outputs, in memory that is used again.
 """
 
 from __future__ import annotations

@@ -233,6 +233,7 @@ def calibrate(
             if signalled:
                 break
     made.flush()
+    made.rows, made.gather = Extremes(()), Gather({})  # they hold the memory of a stream
     if signalled:
         obey(signalled[0])
     return made

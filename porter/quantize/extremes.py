@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The extremes of many values of one sample after another, kept in rows that observers are shown many at a time.
 
-A network of hundreds of small tensors runs in a millisecond or two; bookkeeping in Python of every one of them would
-take longer than that, and so does nothing here that grows with the number of values, but for the look at each tensor.
+A network of hundreds of small tensors runs in a millisecond or two. Bookkeeping in Python for each of them would take
+longer than that, so it is done for all at once, or for many samples at once.
 """
 
 from __future__ import annotations
