@@ -11,6 +11,7 @@ import numpy as np
 from porter.ops import Op, Value
 from porter.rewrite import Builder, rewrite
 
+from ._finite import need_finite
 from ._tools import data, need, need_float, scalar
 
 
@@ -257,10 +258,13 @@ def extreme_to_relu(b: Builder, op: Op) -> Any:
     Example: ``z = maximum(x, y)`` -> ``z = add(x, relu(sub(y, x)))``.
     Bound: 2 ulp of the larger of |x| and |y|: the difference and the sum round. Two infinities of one sign
     give NaN.
-    Does not apply: to integers.
+    Does not apply: to integers, or where x or y is computed from infinities, or directly by what has no finite
+    result everywhere (a quotient, a logarithm, a root).
     """
     x, y = op.operands
     need_float(x, y)
+    need_finite(b, x)
+    need_finite(b, y)
     if op.kind == "maximum":
         return b.add(x, b.relu(b.sub(y, x)))
     return b.sub(x, b.relu(b.sub(x, y)))

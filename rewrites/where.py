@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from porter.ops import Op, Value
+from porter.ops import Op
 from porter.rewrite import Builder, rewrite
 
+from ._finite import need_finite
 from ._tools import cast, cut, data, join, need, need_float, need_small, scalar, shape_of, spread
 
 
@@ -40,50 +41,6 @@ def where_constant_to_cat(b: Builder, op: Op) -> Any:
     edges = [0, *(np.flatnonzero(np.diff(line)) + 1).tolist(), len(line)]
     need(len(edges) <= 33, f"the mask has {len(edges) - 1} runs, more than 32")
     return join(b, [cut(b, x if line[i] else y, axis, i, j) for i, j in pairwise(edges)], axis)
-
-
-#: What is infinite or NaN for some finite operands, and is guarded by a mask for that.
-_PARTIAL = frozenset(
-    {"log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "asin", "acos", "acosh", "atanh", "tan"}
-)
-_QUOTIENTS = ("div", "remainder", "fmod")
-#: What hands an infinity or NaN of an operand on, element by element.
-_HANDS_ON = frozenset({
-    "abs", "add", "cast", "clamp", "expand", "flatten", "identity", "mul", "neg", "permute", "reshape", "slice",
-    "square", "squeeze", "sub", "transpose", "unsqueeze", "where",
-})  # fmt: skip
-#: How many ops upstream are looked at.
-_UPSTREAM = 64
-
-
-def need_finite(b: Builder, value: Value) -> None:
-    """Raise :class:`NotApplicable` where ``value`` is likely not finite somewhere: the mask may be there to hide that.
-
-    It is looked for infinite constants upstream, up to the next weighted sum, and for partial functions whose results
-    come here element by element.
-    """
-    todo, seen = [(value, True)], {value.name}
-    while todo and len(seen) < _UPSTREAM:
-        at, direct = todo.pop(0)
-        if at.is_const:
-            need(
-                "float" not in (at.dtype or "") or np.isfinite(at.numpy()).all(),
-                f"the constant {at.name} is not finite",
-            )
-            continue
-        op = b.producer(at)
-        if op is None or op.kind in ("linear", "matmul", "gemm") or op.kind.startswith("conv"):
-            continue
-        partial = op.kind in _PARTIAL or (op.kind in _QUOTIENTS and not _divides(op.operands[1]))
-        need(not (direct and partial), f"{value.name} comes from {op.kind}, which is not finite for every operand")
-        direct = direct and op.kind in _HANDS_ON
-        fresh = [v for v in op.operands if v.name not in seen]
-        seen.update(v.name for v in fresh)
-        todo += [(v, direct) for v in fresh]
-
-
-def _divides(divisor: Value) -> bool:
-    return divisor.is_const and bool((divisor.numpy() != 0).all())
 
 
 @rewrite(

@@ -27,7 +27,7 @@ import onnx.numpy_helper
 
 from porter.api import rewrite
 from porter.dialects.onnx import OnnxGraph
-from porter.errors import PorterError
+from porter.errors import PorterError, explain
 from porter.loading import load
 from porter.target import Target
 
@@ -35,6 +35,8 @@ __all__ = ["TARGETS", "Case", "Result", "page", "run"]
 
 TARGETS = ("mlu270", "x5", "rk3588")
 OUTCOMES = ("reproduced", "not run", "refused", "wrong", "crash")
+#: How many operators a row names.
+_OPERATORS = 8
 VERDICTS = ("as is", "rewritten", "left")
 #: The tests' tolerance of 0.001 is finer than bfloat16 itself: two of its rounding steps are allowed, since another
 #: opset rounds between other operations.
@@ -47,13 +49,15 @@ RANDOM = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What became of one test on one target: ``verdict`` of the op on the target, with its ``reason`` where it stays
-    illegal ("" where the model was not taken); ``rewrites`` applied; ``outcome`` and its ``cause``."""
+    """What became of one test on one target: ``verdict`` of the op on the target, with the first ``reason`` where it
+    stays illegal and its ``code`` ("" where the model was not taken); ``rewrites`` applied; ``outcome`` and its
+    ``cause``."""
 
     name: str
     operator: str
     outcome: str
     verdict: str = ""
+    code: str = ""
     reason: str = ""
     rewrites: int = 0
     cause: str = ""
@@ -102,13 +106,14 @@ def run(target: str, *, stride: int = 1, offset: int = 0, say: Callable[[str], N
 
 def _case(case: Any, target: Target) -> Case:
     operator = case.model.graph.node[-1].op_type if case.model.graph.node else "none"
-    verdict = reason = ""
+    verdict = code = reason = ""
     rewrites = 0
     try:
         graph = load(case.model)
         made = rewrite(graph, target, verify=False)
         verdict = "as is" if made.before.ok else "rewritten" if made.report.ok else "left"
-        reason = _reason(made.report.findings) if verdict == "left" else ""
+        if verdict == "left":
+            code, reason = _reason(made.report.findings)
         rewrites = len(made.ledger.entries)
         assert isinstance(made.graph, OnnxGraph)
         outcome, cause = _compared(case, made.graph.to_proto())
@@ -116,12 +121,12 @@ def _case(case: Any, target: Target) -> Case:
         outcome, cause = "refused", f"{error.code}: {error.message}"
     except Exception as error:
         outcome, cause = "crash", f"{type(error).__name__}: {error}"[:300]
-    return Case(case.name, operator, outcome, verdict, reason, rewrites, cause)
+    return Case(case.name, operator, outcome, verdict, code, reason, rewrites, cause)
 
 
-def _reason(findings: Sequence[Any]) -> str:
+def _reason(findings: Sequence[Any]) -> tuple[str, str]:
     first = next(finding for finding in findings if finding.severity != "note")
-    return f"{first.kind or 'the model'}: {first.message.partition(']; ')[0].partition(' [')[0]}"
+    return first.code, f"{first.kind or 'the model'}: {first.message.partition(']; ')[0].partition(' [')[0]}"
 
 
 def _compared(case: Any, made: onnx.ModelProto) -> tuple[str, str]:
@@ -233,27 +238,29 @@ def page(results: Mapping[str, Result]) -> str:
         bad = [*result.of("wrong"), *result.of("crash")]
         lines += ["", *(f"- {target}, {case.outcome}: {case.name}: {case.cause}" for case in bad)] if bad else []
     for outcome, title in (("refused", "porter does not take"), ("not run", "no runtime here reproduces")):
-        lines += ["", f"What {title}, with the number of tests:", "", f"| why | operators | {' | '.join(results)} |",
-                  f"|---|---|{'---|' * len(results)}"]  # fmt: skip
-        lines += _reasons({target: result.of(outcome) for target, result in results.items()})
-    return "\n".join(lines)
+        chosen = {target: result.of(outcome) for target, result in results.items()}
+        lines += ["", f"What {title}, with the number of tests:", "", *_table("why", chosen, lambda case: case.cause)]
+    left = {target: [case for case in result.cases if case.verdict == "left"] for target, result in results.items()}
+    lines += ["", "Why tests stay not legal, by the first reason (`porter explain CODE`):", ""]
+    return "\n".join([*lines, *_table("reason", left, lambda case: f"{case.code} {title_of(case.code)}")])
 
 
-def _reasons(cases: Mapping[str, Sequence[Case]]) -> list[str]:
+def title_of(code: str) -> str:
+    """The first line of a code's page."""
+    return explain(code).partition("\n")[0].removeprefix(f"# {code} ")
+
+
+def _table(head: str, cases: Mapping[str, Sequence[Case]], of: Callable[[Case], str]) -> list[str]:
+    """Rows: what ``of`` says of cases, with the operators and the number of tests for each target."""
     rows: dict[str, dict[str, list[Case]]] = {}
     for target, found in cases.items():
         for case in found:
-            rows.setdefault(_kind_of(case.cause), {}).setdefault(target, []).append(case)
-    lines = []
+            rows.setdefault(of(case).replace("|", "/"), {}).setdefault(target, []).append(case)
+    lines = [f"| {head} | operators | {' | '.join(cases)} |", f"|---|---|{'---|' * len(cases)}"]
     for why, by_target in sorted(rows.items(), key=lambda item: -max(map(len, item[1].values()))):
         operators = Counter(case.operator for found in by_target.values() for case in found)
-        named = [name for name, _ in operators.most_common(8)]
+        named = sorted(operators, key=lambda name: (-operators[name], name))[:_OPERATORS]
         more = f" and {len(operators) - len(named)} more" if len(operators) > len(named) else ""
         counts = " | ".join(str(len(by_target.get(target, []))) for target in cases)
         lines.append(f"| {why} | {', '.join(named)}{more} | {counts} |")
     return lines
-
-
-def _kind_of(cause: str) -> str:
-    """Causes that differ in names and numbers are one."""
-    return cause.replace("|", "/")

@@ -66,7 +66,8 @@ def _counts(rows: Sequence[Row], targets: Sequence[str]) -> list[str]:
         counts = Counter(row.state for row in mine)
         numbers = " | ".join(str(counts[state]) for state in STATES)
         foretold = sum(_foretold(row) for row in mine)
-        worst = max((d for row in mine for d in (row.proof, row.fresh) if d is not None), default=0.0)
+        compared = [d for row in mine if not row.parts for d in (row.proof, row.fresh) if d is not None]
+        worst = max(compared, default=0.0)
         lines.append(f"| {target} | {numbers} | {foretold} of {len(mine)} | {worst:.1e} |")
     return lines
 
