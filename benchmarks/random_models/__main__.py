@@ -97,6 +97,8 @@ def main() -> int:
             tally.add(case, outcome)
             if outcome.failed:
                 failed.append((case, outcome))
+                named = f"model {case.number} of seed {case.seed} ({case.dialect}) for {case.target[:60]}"
+                print(f"{named}: {outcome.status}: {outcome.detail}", file=sys.stderr, flush=True)
     print(f"seed {args.seed}, models {numbers.start} to {numbers.stop - 1}, {time.perf_counter() - start:.0f} s\n")
     print(tally.markdown())
     shown: set[tuple[str, str]] = set()

@@ -85,16 +85,44 @@ def _target(name: str) -> Target:
     return devices.target(name)
 
 
-def _judge(program: Program, target: Target, how: How, seed: int, outcome: Outcome) -> None:
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A program as porter loads it, what it is run on, and what its own framework makes of that."""
+
+    program: Program
+    seed: int
+    graph: Graph
+    feeds: list[list[Array]]
+    wanted: list[list[Array]]
+
+
+#: The last program, which is judged for a second target next.
+_LAST: list[_Loaded] = []
+
+
+def _loaded(program: Program, seed: int, outcome: Outcome) -> _Loaded | None:
+    if _LAST and _LAST[0].program == program and _LAST[0].seed == seed:
+        return _LAST[0]
+    _LAST.clear()
     feeds = samples(program, 2, seed)
     with tempfile.TemporaryDirectory() as folder:
         model, wanted = _original(program, feeds, Path(folder), outcome)
         if wanted is None:
-            return
+            return None
         graph = porter.load(model, {v.name: (v.shape, v.dtype) for v in program.inputs})
-        outcome.kinds = tuple(sorted({op.kind for op in graph.ops()}))
-        for feed, want in zip(feeds, wanted, strict=True):
-            _hold("as loaded", program, want, graph.run(feed), 0.0 if program.dialect == "onnx" else DEFAULT_TOLERANCE)
+    for feed, want in zip(feeds, wanted, strict=True):
+        _hold("as loaded", program, want, graph.run(feed), 0.0 if program.dialect == "onnx" else DEFAULT_TOLERANCE)
+    _LAST.append(_Loaded(program, seed, graph, feeds, wanted))
+    return _LAST[0]
+
+
+def _judge(program: Program, target: Target, how: How, seed: int, outcome: Outcome) -> None:
+    loaded = _loaded(program, seed, outcome)
+    if loaded is None:
+        return
+    graph, feeds, wanted = loaded.graph, loaded.feeds, loaded.wanted
+    outcome.kinds = tuple(sorted({op.kind for op in graph.ops()}))
+    with tempfile.TemporaryDirectory() as folder:
         if how == "partition":
             _partition(program, graph, target, feeds, seed, Path(folder), outcome)
         else:

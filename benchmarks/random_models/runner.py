@@ -9,6 +9,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -62,6 +63,12 @@ def run_one(case: Case) -> tuple[Program, Outcome]:
     return program, judge(program, case.target, case.how, case.feed)
 
 
+@lru_cache(maxsize=1)
+def _program(seed: int, number: int, dialect: Dialect) -> Program:
+    """A model is judged twice in a row."""
+    return generate(seed, number, dialect)
+
+
 # -- workers ---------------------------------------------------------------------------------------
 
 
@@ -74,7 +81,7 @@ def _serve(link: Connection) -> None:
             return
         program, target, how, feed = task
         if isinstance(program, Case):
-            program = generate(program.seed, program.number, program.dialect)
+            program = _program(program.seed, program.number, program.dialect)
         if program.dialect == "torch":
             import torch
 
@@ -124,24 +131,27 @@ def run(seed: int, numbers: Sequence[int], jobs: int, done: Callable[[], None]) 
     """Judge each model twice: with a target of targets/, then with a restricted one aimed at what it holds."""
     workers = [_Worker() for _ in range(min(jobs, len(numbers)))]
     waiting: list[Case] = [cases_of(seed, number) for number in reversed(numbers)]
+
+    def give(worker: _Worker, case: Case) -> None:
+        worker.give(case, case.target, case.how, case.feed)
+        busy[worker.link] = worker, case
+
     busy: dict[Connection, tuple[_Worker, Case]] = {}
     idle = list(workers)
     try:
         while waiting or busy:
             while waiting and idle:
-                worker, case = idle.pop(), waiting.pop()
-                worker.give(case, case.target, case.how, case.feed)
-                busy[worker.link] = worker, case
+                give(idle.pop(), waiting.pop())
             ready = wait(list(busy), PATIENCE)
             for link in ready or list(busy):
                 assert isinstance(link, Connection)
                 worker, case = busy.pop(link)
                 outcome = worker.take() if ready else worker.hung()
-                idle.append(worker)
                 first = not case.target.startswith("without:")
                 if first and outcome.kinds:
-                    waiting.append(cases_of(seed, case.number, outcome.kinds))
+                    give(worker, cases_of(seed, case.number, outcome.kinds))
                 else:
+                    idle.append(worker)
                     done()
                 yield case, outcome
     finally:

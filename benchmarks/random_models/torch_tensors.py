@@ -111,6 +111,7 @@ def assign(m: TorchMaker) -> None:
         f"torch.scatter({{0}}, {axis}, torch.full_like({{0}}.narrow({axis}, 0, 1), {low}).long(), 0.5)",
         f"{{0}}[{':, ' * axis}torch.tensor({places})]",
         f"{{0}}[:, torch.tensor([{x.shape[1] - 1}, 0])]",
+        f"{{0}}[torch.tensor([0, {x.shape[0] - 1}]), torch.tensor([{x.shape[1] - 1}, 0])]",
     )), x, scale=2 * x.scale)  # fmt: skip
 
 
