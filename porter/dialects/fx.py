@@ -23,8 +23,9 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_structure
 
+from porter.dialects.fx_args import dtype_name, to_numpy, words
 from porter.dialects.fx_capture import Captured, InputSpec, export, flatten, sweep
-from porter.dialects.fx_lift import RANDOM, SHAPE_ONLY, dtype_name, lift, to_numpy, words
+from porter.dialects.fx_lift import RANDOM, SHAPE_ONLY, lift
 from porter.dialects.fx_lower import Emitter, describe, lower
 from porter.dialects.fx_pt2 import read_program, write_program
 from porter.dialects.fx_quantize import find_quantization

@@ -29,7 +29,8 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
-from porter.dialects.fx_lift import BINARY, COMPARE, LOGICAL, TABLE, UNARY, UNARY_FLOAT, bind, words
+from porter.dialects.fx_args import TABLE, bind, words
+from porter.dialects.fx_lift import BINARY, COMPARE, LOGICAL, UNARY, UNARY_FLOAT
 from porter.dialects.fx_lower import Emitter, operator
 from porter.dialects.fx_tidy import cancel_permutes
 from porter.errors import PorterError

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from porter.dialects.fx_lift import GRID_MODES, GRID_PADDING, UNARY, dtype_name
+from porter.dialects.fx_args import dtype_name
+from porter.dialects.fx_lift import UNARY
+from porter.dialects.fx_lift_layers import GRID_MODES, GRID_PADDING
 from porter.ops import Op, Value
 
 __all__ = ["LOWERINGS", "Emitter", "lower", "operator"]

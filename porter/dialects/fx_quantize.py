@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from porter.dialects.fx_lift import dtype_name
+from porter.dialects.fx_args import dtype_name
 
 __all__ = ["Chain", "Found", "find_quantization"]
 
