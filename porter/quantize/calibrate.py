@@ -222,7 +222,7 @@ def calibrate(
                 if name in alone:
                     alone[name].observe(array, len(values[name].shape or ()))
             if scale is not None and scale.value.name in arrays and index < LOOK and _varied(item):
-                scale.add(arrays[scale.value.name].reshape(scale.value.shape))
+                scale.add(np.ascontiguousarray(arrays[scale.value.name].reshape(scale.value.shape)))
             if not last:
                 continue
             count()
