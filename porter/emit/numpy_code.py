@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from porter.emit import numpy_ops
-from porter.emit.expressions import number
+from porter.emit.expression_table import number
 from porter.graph import Graph
 from porter.ops import Array, Op, Value
 from porter.partition.cut import ops_between
