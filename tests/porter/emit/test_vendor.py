@@ -108,3 +108,14 @@ def test_build_runs_the_compiler_in_the_bundle(
         assert {"model.ncnn.param", "model.ncnn.bin"} <= set(bundle.files)
         assert (tmp_path / "out" / "model.ncnn.bin").read_text() == "made\n"
         assert not (tmp_path / "out" / "model.pnnx.bin").exists()  # what nobody asked for
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize(("target", "framework"), FAMILIES.items())
+def test_a_real_compiler_builds_the_bundle(target: str, framework: str, model: Path, tmp_path: Path) -> None:
+    toolchain, makes = vendor.COMPILERS[framework]
+    if not environment.ready(toolchain):
+        pytest.skip(environment.missing(toolchain).message)
+    bundle = api.emit(str(model), target, tmp_path / "out", build=True)
+    assert set(makes) <= set(bundle.files) and all((tmp_path / "out" / name).stat().st_size for name in makes)
+    assert not any(path.name.endswith(".mlir") for path in (tmp_path / "out").rglob("*"))
