@@ -24,7 +24,8 @@ from torch import fx, nn
 from torch.utils._pytree import tree_structure
 
 from porter.dialects.fx_args import dtype_name, to_numpy, words
-from porter.dialects.fx_capture import Captured, InputSpec, export, flatten, sweep
+from porter.dialects.fx_capture import Captured, flatten, sweep
+from porter.dialects.fx_export import InputSpec, export
 from porter.dialects.fx_lift import RANDOM, SHAPE_ONLY, lift
 from porter.dialects.fx_lower import Emitter, describe, lower
 from porter.dialects.fx_pt2 import read_program, write_program

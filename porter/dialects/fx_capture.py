@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a torch module to a flat, functional, static graph of ATen calls.
+"""From an exported program to a flat, functional, static graph of ATen calls.
 
-``torch.export`` traces; this module asks it for whole stack traces, turns its failures into errors with the user's
-own line, puts parameters back at their dotted paths, and normalizes the calls so that one meaning has one form:
+Parameters are put back at their dotted paths, and the calls are normalized so that one meaning has one form
+(:mod:`porter.dialects.fx_normal`):
 
 * no assertions, no copies without effect, no in-place writes, no symbolic sizes;
 * operands of one operator have one dtype (torch promotes inside the operator; devices do not);
@@ -11,274 +11,27 @@ own line, puts parameters back at their dotted paths, and normalizes the calls s
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import re
-import sysconfig
-import threading
-import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import getitem
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from porter.dialects.fx_args import TABLE, bind, words
-from porter.dialects.fx_lift import BINARY, COMPARE, LOGICAL, UNARY, UNARY_FLOAT
-from porter.dialects.fx_lower import Emitter, operator
+from porter.dialects.fx_export import example_inputs, origin_of
+from porter.dialects.fx_lift import BINARY, COMPARE, LOGICAL, UNARY_FLOAT
+from porter.dialects.fx_lower import Emitter
+from porter.dialects.fx_normal import NORMALIZERS, val_of
 from porter.dialects.fx_tidy import cancel_permutes
 from porter.errors import PorterError
 from porter.ops import Origin
 
-__all__ = ["Captured", "InputSpec", "example_inputs", "export", "flatten", "match", "origin_of", "sweep"]
-
-#: Name (None: by position), shape, dtype as numpy names it (None: float32).
-InputSpec = tuple[str | None, Sequence[int], str | None]
-
-_HERE = str(Path(__file__).parents[1])
-_TORCH = str(Path(torch.__file__).parent)
-_STDLIB = sysconfig.get_paths()["stdlib"]
-#: Frames of torch, the standard library and helpers, also by paths of another machine (files remember those).
-_NOT_USERS = re.compile(
-    r"^<|[/\\](site|dist)-packages[/\\](torch|functorch|einops)[/\\]"
-    r"|[/\\]lib[/\\]python3\.\d+[/\\](?!site-packages|dist-packages)"
-)
-_NN = re.compile(r"[/\\]torch[/\\]nn[/\\]")
-
-
-# ---------------------------------------------------------------------------------------------- where
-
-
-def _users(file: str) -> bool:
-    """Whether a frame lies in a model's own code: not in torch, the standard library, or porter."""
-    if file.startswith((_TORCH, _HERE)) or _NOT_USERS.search(file):
-        return False
-    return not file.startswith(_STDLIB) or "-packages" in file
-
-
-_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def _whole_traces() -> Iterator[None]:
-    """Let the tracer keep every frame from the first ``forward`` on.
-
-    torch 2.13 keeps only frames of functions named ``forward`` (torch/fx/proxy.py, _filter_traceback_frames), so that
-    an op in a method that ``forward`` calls would get the line of the call.
-    """
-    from torch.fx.proxy import TracerBase
-
-    def keep(self: Any, summary: traceback.StackSummary) -> traceback.StackSummary:
-        first = next((i for i, frame in enumerate(summary) if frame.name == "forward"), len(summary))
-        frames = [f for f in summary[first:] if _users(f.filename) or _NN.search(f.filename)]
-        return traceback.StackSummary.from_list(frames)
-
-    original = getattr(TracerBase, "_filter_traceback_frames", None)
-    if original is None:
-        yield
-        return
-    with _lock:
-        TracerBase._filter_traceback_frames = keep  # type: ignore[method-assign, assignment]
-        try:
-            yield
-        finally:
-            TracerBase._filter_traceback_frames = original  # type: ignore[method-assign]
-
-
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)(?:, in (\S+))?')
-
-
-def _module_path(stack: Mapping[str, Any] | None) -> str | None:
-    """The dotted path of the innermost module: ``head.stems.0``; None at the top."""
-    if not stack:
-        return None
-    path = str(list(stack.values())[-1][0])
-    path = re.sub(r"\._modules\[['\"]?(\w+)['\"]?\]|\[['\"]?(\w+)['\"]?\]", r".\1\2", path)
-    path = re.sub(r"^(L\.self|L__self__?|self)\.?", "", path).strip(".")
-    return re.sub(r"@\d+$", "", path) or None
-
-
-def origin_of(meta: Mapping[str, Any], name: str) -> Origin:
-    """Where a node comes from: the innermost frame of the user's code, and the innermost module.
-
-    A model made of torch's own modules alone has no such frame; the line in torch.nn stands in.
-    """
-    frames = _FRAME.findall(meta.get("stack_trace") or "")
-    own = [f for f in frames if _users(f[0])] or [f for f in frames if _NN.search(f[0])]
-    file, line, function = own[-1] if own else (None, None, None)
-    return Origin(
-        file, int(line) if line else None, function or None, _module_path(meta.get("nn_module_stack")), (name,)
-    )
-
-
-def _place(error: BaseException) -> str | None:
-    """``file:line in function`` of the innermost frame of the user's code in an exception (or in its causes)."""
-    seen: BaseException | None = error
-    while seen is not None:
-        frames = [f for f in traceback.extract_tb(seen.__traceback__) if _users(f.filename)]
-        if frames:
-            return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"
-        seen = seen.__cause__ or seen.__context__
-    found = [f for f in _FRAME.findall(str(error)) if _users(f[0])]
-    return f"{found[-1][0]}:{found[-1][1]}" if found else None
-
-
-# ---------------------------------------------------------------------------------------------- export
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-
-
-def _dtype(name: str | None, where: str) -> torch.dtype:
-    found = getattr(torch, name or "float32", None)
-    if not isinstance(found, torch.dtype):
-        raise PorterError("PT506", f"{name!r} is not a dtype", where, "Use a name such as float32, int64 or uint8.")
-    return found
-
-
-def example_inputs(inputs: Sequence[Any]) -> list[tuple[str | None, torch.Tensor]]:
-    """Names and example tensors (zeros) from specs ``(name, shape, dtype)``; tensors stand for themselves."""
-    made: list[tuple[str | None, torch.Tensor]] = []
-    for i, spec in enumerate(inputs):
-        if isinstance(spec, torch.Tensor):
-            made.append((None, spec))
-            continue
-        name, shape, dtype = spec
-        made.append((name, torch.zeros(tuple(shape), dtype=_dtype(dtype, f"input {name or i}"))))
-    return made
-
-
-def match(
-    parameters: Sequence[inspect.Parameter], given: Sequence[tuple[str | None, torch.Tensor]], model: str
-) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], list[str | None]]:
-    """Arguments, keyword arguments, and the names that the caller gave to inputs, in the order of ``forward``.
-
-    A name that ``forward`` has goes there; the others fill its parameters in order.
-    """
-    slots = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    names = {p.name for p in slots}
-    chosen: dict[str, tuple[str | None, torch.Tensor]] = {name: (name, t) for name, t in given if name in names}
-    rest = [(name, t) for name, t in given if name not in names]
-    for slot in slots:
-        if rest and slot.name not in chosen and slot.kind is not slot.KEYWORD_ONLY:
-            chosen[slot.name] = rest.pop(0)
-    missing = [p.name for p in slots if p.default is p.empty and p.name not in chosen]
-    signature = f"{model}.forward({', '.join(map(str, parameters))})"
-    if missing:
-        raise PorterError(
-            "PT506",
-            f"the model needs an input {missing[0]!r}, and got {len(given)}",
-            signature,
-            f"Add --input {missing[0]}:<shape>.",
-        )
-    star = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    if rest and not star:
-        raise PorterError(
-            "PT506",
-            f"{len(given)} inputs were given, and the model takes {len(chosen)}",
-            signature,
-            f"Leave out {rest[0][0] or 'the last one'}.",
-        )
-    args: list[torch.Tensor] = []
-    kwargs: dict[str, torch.Tensor] = {}
-    order: list[str | None] = []
-    positional = True
-    for slot in slots:
-        if slot.name not in chosen:
-            positional = False
-            continue
-        positional = positional and slot.kind is not slot.KEYWORD_ONLY
-        name, tensor = chosen[slot.name]
-        order.append(name)
-        if positional:
-            args.append(tensor)
-        else:
-            kwargs[slot.name] = tensor
-    for name, tensor in rest:
-        order.append(name)
-        args.append(tensor)
-    return args, kwargs, order
-
-
-@contextlib.contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, and as it was before afterwards."""
-    training = [m for m in module.modules() if m.training]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for m in training:
-            m.training = True
-
-
-def _fails_eagerly(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception | None:
-    try:
-        module(*args, **kwargs)
-    except Exception as error:
-        return error
-    return None
-
-
-_ADVICE = (
-    (
-        re.compile(r"data.dependent|GuardOnDataDependent|unbacked|u\d+ ", re.I),
-        "A branch, a size or a Python number depends on the values of a tensor. Compute it with torch.where or with "
-        "masks, or move that part (non-maximum suppression, filtering by score) out of forward.",
-    ),
-    (re.compile(r"dynamic|symbolic|specializ", re.I), "Give every input a fixed shape with --input name:shape."),
-)
-
-
-def export(module: nn.Module, inputs: Sequence[Any]) -> tuple[ExportedProgram, list[str | None]]:
-    """Export in evaluation mode, in-place writes made functional, composite operators kept whole.
-
-    Returns the program and the name that the caller gave to each input.
-
-    Raises:
-        PorterError: PT506 where the model itself does not run on such inputs; PT310 where it runs but cannot be
-            captured.
-    """
-    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        module = module.module
-    away = next((t.device for t in (*module.parameters(), *module.buffers()) if t.device.type != "cpu"), None)
-    if away is not None:
-        raise PorterError("PT310", f"the model's weights are on {away}", fix="Move it first: model.cpu().")
-    parameters = list(inspect.signature(module.forward).parameters.values())
-    args, kwargs, names = match(parameters, example_inputs(inputs), type(module).__name__)
-    with _evaluation(module), _whole_traces(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        first: Exception | None = None
-        for strict in (False, True):
-            try:
-                program = torch.export.export(module, tuple(args), kwargs, strict=strict)
-                return program, names
-            except Exception as error:
-                first = first or error
-                eager = None if strict else _fails_eagerly(module, args, kwargs)
-                if eager is not None:
-                    raise PorterError(
-                        "PT506",
-                        f"the model does not run on these inputs: {_first_line(eager)}",
-                        _place(eager),
-                        "Check the shape and dtype of each --input against what forward expects.",
-                    ) from error
-    assert first is not None
-    advice = next(
-        (fix for pattern, fix in _ADVICE if pattern.search(f"{type(first).__name__} {first}")),
-        "Rewrite that line with tensor operations; `porter explain PT310` lists what cannot be captured.",
-    )
-    raise PorterError("PT310", f"the model cannot be captured: {_first_line(first)}", _place(first), advice) from first
-
+__all__ = ["Captured", "Flatten", "flatten", "sweep"]
 
 # ---------------------------------------------------------------------------------------------- flatten
 
@@ -319,7 +72,7 @@ def flatten(
         origins, values: origins of nodes and names of values that an earlier save wrote, by node name.
     """
     try:
-        captured = _Flatten(program, inputs, names, origins or {}, values or {}, strict=True).run()
+        captured = Flatten(program, inputs, names, origins or {}, values or {}, strict=True).run()
     except _Fallback:
         signature = program.graph_signature
         if not any(names):  # torch may rename the inputs
@@ -327,7 +80,7 @@ def flatten(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = program.run_decompositions({})
-        captured = _Flatten(program, inputs, names, origins or {}, values or {}, strict=False).run()
+        captured = Flatten(program, inputs, names, origins or {}, values or {}, strict=False).run()
     cancel_permutes(captured.graph)
     return captured
 
@@ -380,7 +133,6 @@ _DROPPED = frozenset(
         "_functional_assert_async.msg sym_constrain_range.default sym_constrain_range_for_size.default"
     )
 )
-_ALIASES = frozenset(t for t, kind in UNARY.items() if kind == "identity")
 _ARITHMETIC = {
     **{t: ("self", "exponent" if k == "pow" else "other") for t, k in BINARY.items() if "bitwise" not in k},
     **{
@@ -406,19 +158,10 @@ _DTYPE_ARGUMENT = {
 _TO_INT64 = {f"aten.{n}" for n in words("sum.default sum.dim_IntList prod.default prod.dim_int cumsum.default")}
 _TO_BOOL = {f"aten.{k}.{o}" for k in ("all", "any") for o in ("default", "dim", "dims")} | {"aten.logical_not.default"}
 
-Normalizer = Callable[["_Flatten", Any, dict[str, Any]], Any]
-_NORMALIZERS: dict[str, Normalizer] = {}
 
+class Flatten:
+    """One run of :func:`flatten`: the new graph, what each node of the program became, and what memory it shows."""
 
-def _normalizes(*targets: str) -> Callable[[Normalizer], Normalizer]:
-    def register(function: Normalizer) -> Normalizer:
-        _NORMALIZERS.update({f"aten.{t}": function for t in targets})
-        return function
-
-    return register
-
-
-class _Flatten:
     def __init__(
         self,
         program: ExportedProgram,
@@ -725,8 +468,8 @@ class _Flatten:
         result = None
         if isinstance(node.target, torch._ops.OpOverload):
             bound = bind(node.target, args, kwargs)
-            if target in _NORMALIZERS:
-                result = _NORMALIZERS[target](self, node, bound)
+            if target in NORMALIZERS:
+                result = NORMALIZERS[target](self, node, bound)
             if result is None:
                 result = self._promoted(node, target, bound)
         if result is None:
@@ -799,7 +542,7 @@ class _Flatten:
 
     def _promoted(self, node: Any, target: str, a: dict[str, Any]) -> Any:
         """The call with explicit casts where torch would convert its operands inside; None where it would not."""
-        dtype = _val(node, "dtype")
+        dtype = val_of(node, "dtype")
         changed = False
         if target in _ARITHMETIC and dtype is not None:
             changed = self.cast_all(a, _ARITHMETIC[target], dtype)
@@ -856,7 +599,7 @@ def _needs_torch(target: Any) -> bool:
         return str(target).startswith("wrap")
     if str(target) == "aten.item.default":
         return False
-    if not isinstance(target, torch._ops.OpOverload) or str(target) in TABLE or str(target) in _NORMALIZERS:
+    if not isinstance(target, torch._ops.OpOverload) or str(target) in TABLE or str(target) in NORMALIZERS:
         return False
     schema = target._schema
     name = f"{schema.name}.{schema.overload_name}".rstrip(".")
@@ -919,10 +662,6 @@ def _permutation(name: str, a: Mapping[str, Any], rank: int) -> list[int] | None
     return None
 
 
-def _val(node: Any, what: str) -> Any:
-    return getattr(node.meta.get("val"), what, None)
-
-
 def _is_static(val: Any) -> bool:
     if isinstance(val, torch.Tensor):
         return all(isinstance(s, int) for s in val.shape)
@@ -941,339 +680,3 @@ def sweep(graph: fx.Graph) -> None:
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             graph.erase_node(node)
-
-
-def _held(self: _Flatten, node: Any) -> torch.Tensor | None:
-    """The data of a tensor that the model holds, or None."""
-    if isinstance(node, fx.Node) and node.op == "get_attr":
-        held = self.attributes[str(node.target)]
-        return held if isinstance(held, torch.Tensor) else None
-    return None
-
-
-# -- one function for each form that has a plainer one
-
-
-@_normalizes(*(t.removeprefix("aten.") for t in _ALIASES))
-def _alias(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    """Nothing is written in place, so a copy is the value itself, unless it changes how it lies in memory."""
-    x = a["self"]
-    if node.name in self.origins:  # porter wrote the file: what is left has a reason
-        return None
-    if node.target not in (operator("clone"), operator("contiguous")):
-        return x
-    made = self.again(node, a)
-    return x if made.meta["val"].stride() == x.meta["val"].stride() else made
-
-
-@_normalizes("empty.memory_format", "new_empty.default", "empty_like.default")
-def _empty(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    """Memory that nobody has written may hold zeros."""
-    shape = a["size"] if "size" in a else a["self"].meta["val"].shape
-    return self.emit.call("full", list(shape), 0, dtype=_val(node, "dtype"))
-
-
-@_normalizes("dropout.default", "feature_dropout.default")
-def _dropout(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    return None if a["train"] else a["input"]
-
-
-@_normalizes("_to_copy.default", "to.dtype", "to.dtype_layout", "to.other")
-def _to_copy(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    dtype = _val(node, "dtype")
-    x = a["self"]
-    return x if x.meta["val"].dtype == dtype else self.emit.call("_to_copy", x, dtype=dtype)
-
-
-@_normalizes(
-    "view.default",
-    "_unsafe_view.default",
-    "_reshape_alias.default",
-    "view_copy.default",
-    "reshape.default",
-    "view_as.default",
-    "reshape_as.default",
-    "flatten.using_ints",
-    "unflatten.int",
-)
-def _view(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    """reshape: a view where it can be one (the strides may have changed)."""
-    sizes = a.get("size", a.get("shape"))
-    if self.static:
-        shape = node.meta["val"].shape
-    else:
-        made = self.again(node, a) if sizes is None else self.emit.call("reshape", a["self"], list(sizes))
-        shape = made.meta["val"].shape
-    return a["self"] if shape == a["self"].meta["val"].shape else self.emit.call("reshape", a["self"], list(shape))
-
-
-@_normalizes("type_as.default")
-def _type_as(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    return self.emit.cast(a["self"], a["other"].meta["val"].dtype)
-
-
-@_normalizes("narrow.default")
-def _narrow(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    return self.emit.call("slice.Tensor", a["self"], a["dim"], a["start"], a["start"] + a["length"])
-
-
-@_normalizes("__and__.Tensor", "__or__.Tensor", "__xor__.Tensor")
-def _bitwise(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    self.cast_all(a, ("self", "other"), _val(node, "dtype"))
-    return self.emit.call(f"bitwise_{str(node.target).split('.')[1].strip('_')}.Tensor", a["self"], a["other"])
-
-
-@_normalizes("slice.Tensor")
-def _slice(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    if a["step"] != 1:
-        return None
-    made = self.again(node, a)
-    return a["self"] if made.meta["val"].shape == a["self"].meta["val"].shape else made
-
-
-@_normalizes("slice_scatter.default")
-def _slice_scatter(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    """Written over everywhere, nothing is left of what was there. The line is the assignment's (see _written)."""
-    self.emit.meta = _written(self, node, a)
-    whole = a["src"].meta["val"].shape == a["self"].meta["val"].shape and a["step"] == 1
-    return a["src"] if whole else self.again(node, a)
-
-
-@_normalizes("select_scatter.default")
-def _select_scatter(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    self.emit.meta = _written(self, node, a)
-    return self.again(node, a)
-
-
-def _written(self: _Flatten, node: Any, a: dict[str, Any]) -> Mapping[str, Any]:
-    """The metadata of the assignment that a scatter belongs to.
-
-    Functionalization makes the scatter when the written tensor is next read, and may give it that later line; the
-    ``copy`` or ``fill`` inside has the line of the assignment itself.
-    """
-    if node.name in self.origins:
-        return self.emit.meta
-    src = node.args[1]
-    while isinstance(src, fx.Node) and "scatter" in str(src.target):
-        src = src.args[1]
-    if not isinstance(src, fx.Node) or not str(src.target).startswith(("aten.copy.", "aten.fill.", "aten.zero.")):
-        return self.emit.meta
-    origin = origin_of(src.meta, node.name)
-    kept = {k: src.meta[k] for k in ("stack_trace", "nn_module_stack") if src.meta.get(k)}
-    return {"porter_origin": origin, **kept} if origin.file else self.emit.meta
-
-
-@_normalizes("copy.default")
-def _copy(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    like = a["self"].meta["val"]
-    src = self.emit.cast(a["src"], like.dtype)
-    return src if src.meta["val"].shape == like.shape else self.emit.call("expand", src, list(like.shape))
-
-
-@_normalizes("fill.Tensor")
-def _fill(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    held = _held(self, a["value"])
-    if held is not None:
-        return self.emit.call("full_like", a["self"], held.item())
-    like = a["self"].meta["val"]
-    return self.emit.call("expand", self.emit.cast(a["value"], like.dtype), list(like.shape))
-
-
-@_normalizes("add.Tensor", "sub.Tensor", "add.Scalar", "sub.Scalar")
-def _alpha(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    if a["alpha"] == 1 or not isinstance(a["other"], fx.Node):
-        return None if a["alpha"] == 1 else self.emit.call(node.target, a["self"], a["other"] * a["alpha"])
-    dtype = _val(node, "dtype")
-    self.cast_all(a, ("self", "other"), dtype)
-    return self.emit.call(node.target, a["self"], self.emit.call("mul.Tensor", a["other"], a["alpha"]))
-
-
-@_normalizes("rsub.Scalar", "rsub.Tensor")
-def _rsub(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    self.cast_all(a, ("self", "other"), _val(node, "dtype"))
-    x = a["self"] if a["alpha"] == 1 else self.emit.call("mul.Tensor", a["self"], a["alpha"])
-    if isinstance(a["other"], fx.Node):
-        return self.emit.call("sub.Tensor", a["other"], x)
-    return self.emit.call("rsub.Scalar", x, a["other"])
-
-
-@_normalizes("addcmul.default", "addcdiv.default")
-def _addcmul(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    self.cast_all(a, ("self", "tensor1", "tensor2"), _val(node, "dtype"))
-    product = self.emit.call("mul.Tensor" if "mul" in str(node.target) else "div.Tensor", a["tensor1"], a["tensor2"])
-    if a["value"] != 1:
-        product = self.emit.call("mul.Tensor", product, a["value"])
-    return self.emit.call("add.Tensor", a["self"], product)
-
-
-@_normalizes("baddbmm.default")
-def _baddbmm(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    if a["beta"] != 1 or a["alpha"] != 1:
-        return None
-    return self.emit.call("add.Tensor", a["self"], self.emit.call("bmm", a["batch1"], a["batch2"]))
-
-
-@_normalizes("div.Tensor_mode")
-def _div_mode(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    dtype = _val(node, "dtype")
-    self.cast_all(a, ("self", "other"), dtype)
-    if a["rounding_mode"] is None:
-        return self.emit.call("div.Tensor", a["self"], a["other"])
-    if a["rounding_mode"] == "trunc" and dtype.is_floating_point:
-        return self.emit.call("trunc", self.emit.call("div.Tensor", a["self"], a["other"]))
-    return self.emit.call("div.Tensor_mode", a["self"], a["other"], rounding_mode=a["rounding_mode"])
-
-
-@_normalizes("masked_fill.Tensor")
-def _masked_fill(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    held = _held(self, a["value"])
-    if held is not None:
-        return self.emit.call("masked_fill.Scalar", a["self"], a["mask"], held.item())
-    return self.emit.call("where.self", a["mask"], self.emit.cast(a["value"], _val(node, "dtype")), a["self"])
-
-
-@_normalizes("index_put.default")
-def _index_put(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    """``x[mask] = number`` writes where the mask is true: masked_fill, or where for a number computed at run time."""
-    indices, x, value = a["indices"], a["self"], a["values"]
-    mask = indices[0] if len(indices) == 1 else None
-    if mask is None or mask.meta["val"].dtype is not torch.bool or a["accumulate"] or value.meta["val"].numel() != 1:
-        return None
-    for _ in range(x.meta["val"].dim() - mask.meta["val"].dim()):
-        mask = self.emit.call("unsqueeze", mask, -1)
-    held = _held(self, value)
-    if held is not None:
-        return self.emit.call("masked_fill.Scalar", x, mask, held.item())
-    return self.emit.call("where.self", mask, self.emit.cast(value, _val(node, "dtype")), x)
-
-
-@_normalizes("scatter.value")
-def _scatter_value(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    shape = list(a["index"].meta["val"].shape)
-    src = self.emit.call("full", shape, a["value"], dtype=_val(node, "dtype"))
-    return self.emit.call("scatter.src", a["self"], a["dim"], a["index"], src)
-
-
-@_normalizes("clamp.Tensor", "clamp_min.Tensor", "clamp_max.Tensor")
-def _clamp(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    dtype = _val(node, "dtype")
-    x = self.emit.cast(a["self"], dtype)
-    if a.get("min") is not None:
-        x = self.emit.call("maximum", x, self.emit.cast(a["min"], dtype))
-    if a.get("max") is not None:
-        x = self.emit.call("minimum", x, self.emit.cast(a["max"], dtype))
-    return x
-
-
-@_normalizes("_native_batch_norm_legit_no_training.default", "native_batch_norm.default", "cudnn_batch_norm.default")
-def _batch_norm(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    """The statistics of the batch, its other results, are empty in evaluation."""
-    if a.get("training") or _reads(node, {1, 2, 3}):
-        return None
-    args = (a.get("input", a.get("self")), a["weight"], a["bias"], a["running_mean"], a["running_var"])
-    return self.emit.call("batch_norm", *args, False, a["momentum"], a["eps"], False), None, None
-
-
-@_normalizes("native_layer_norm.default")
-def _native_layer_norm(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    if _reads(node, {1, 2}):
-        return None
-    return self.emit.call("layer_norm", a["input"], a["normalized_shape"], a["weight"], a["bias"], a["eps"]), None, None
-
-
-@_normalizes("native_group_norm.default")
-def _native_group_norm(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    if _reads(node, {1, 2}):
-        return None
-    return self.emit.call("group_norm", a["input"], a["group"], a["weight"], a["bias"], a["eps"]), None, None
-
-
-@_normalizes("max_pool2d_with_indices.default")
-def _max_pool(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    if _reads(node, {1}):
-        return None
-    args = (a["kernel_size"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
-    return _with_batch(self, a["self"], 4, lambda x: self.emit.call("max_pool2d", x, *args)), None
-
-
-@_normalizes("max.dim", "min.dim")
-def _extreme(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    """The value alone is amax, the index alone is argmax (both take the first extreme on the CPU)."""
-    name = str(node.target).split(".")[1]
-    args = (a["self"], a["dim"], a["keepdim"])
-    if not _reads(node, {1}):
-        return self.emit.call(f"a{name}", args[0], [args[1]], args[2]), None
-    return None if _reads(node, {0}) else (None, self.emit.call(f"arg{name}", *args))
-
-
-@_normalizes("argsort.default", "argsort.stable")
-def _argsort(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    order = self.emit.call("sort.stable", a["self"], stable=True, dim=a["dim"], descending=a["descending"])
-    return self.emit.item(order, 1)
-
-
-@_normalizes(*(f"{n}_mean.{o}" for n in ("var", "std") for o in ("correction", "dim", "default")))
-def _var_mean(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    name = str(node.target).split(".")[1].removesuffix("_mean")
-    dims = a.get("dim") or list(range(a["self"].meta["val"].dim()))
-    keepdim = a.get("keepdim", False)
-    correction = a["correction"] if "correction" in a else int(a["unbiased"])
-    spread = self.emit.call(f"{name}.correction", a["self"], dims, correction=correction, keepdim=keepdim)
-    return spread, self.emit.call("mean.dim", a["self"], dims, keepdim)
-
-
-@_normalizes("glu.default")
-def _glu(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    x, dim = a["self"], a["dim"]
-    half = x.meta["val"].shape[dim] // 2
-    gate = self.emit.call("sigmoid", self.emit.call("slice.Tensor", x, dim, half, 2 * half))
-    return self.emit.call("mul.Tensor", self.emit.call("slice.Tensor", x, dim, 0, half), gate)
-
-
-@_normalizes("lstm_cell.default", "gru_cell.default", "rnn_tanh_cell.default", "rnn_relu_cell.default")
-def _recurrent_cell(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    """A cell is a layer over one step."""
-    call, name = self.emit.call, str(node.target).split(".")[1].removesuffix("_cell")
-    of_torch = (a["w_ih"], a["w_hh"], a.get("b_ih"), a.get("b_hh"))
-    weights = [weight for weight in of_torch if weight is not None]
-    states = a["hx"] if name == "lstm" else [a["hx"]]
-    hx = [call("unsqueeze", state, 0) for state in states]
-    rest = (weights, len(weights) == 4, 1, 0.0, False, False, False)
-    made = call(f"{name}.input", call("unsqueeze", a["input"], 0), hx if name == "lstm" else hx[0], *rest)
-    last = [call("squeeze.dim", self.emit.item(made, 1 + i), 0) for i in range(len(states))]
-    return tuple(last) if name == "lstm" else last[0]
-
-
-def _reads(node: fx.Node, indices: set[int]) -> bool:
-    """Whether any of these results of a call is read."""
-    return any(user.target is not getitem or (user.args[1] in indices and user.users) for user in node.users)
-
-
-def _with_batch(self: _Flatten, x: fx.Node, rank: int, build: Callable[[fx.Node], fx.Node]) -> fx.Node:
-    """``build`` on (N, C, ...): an image without a batch axis gets one, and loses it afterwards."""
-    if x.meta["val"].dim() == rank:
-        return build(x)
-    return self.emit.call("squeeze.dim", build(self.emit.call("unsqueeze", x, 0)), 0)
-
-
-_WINDOWED = {
-    f"aten.{k}{n}d.{o}": n + 2
-    for k, o in (
-        ("conv", "default"),
-        ("conv", "padding"),
-        ("max_pool", "default"),
-        ("avg_pool", "default"),
-        ("adaptive_avg_pool", "default"),
-        ("conv_transpose", "input"),
-        ("conv_transpose", "default"),
-    )
-    for n in (1, 2, 3)
-}
-
-
-@_normalizes(*(t.removeprefix("aten.") for t in _WINDOWED))
-def _windowed(self: _Flatten, node: Any, a: dict[str, Any]) -> Any:
-    first = next(iter(a))
-    if a[first].meta["val"].dim() == _WINDOWED[str(node.target)]:
-        return None
-    return _with_batch(self, a[first], _WINDOWED[str(node.target)], lambda x: self.again(node, a | {first: x}))

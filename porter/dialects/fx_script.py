@@ -24,7 +24,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from porter.dialects.fx_capture import example_inputs, match
+from porter.dialects.fx_export import example_inputs, match
 from porter.dialects.fx_pt2 import build_program
 from porter.errors import PorterError
 
