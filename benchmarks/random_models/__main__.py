@@ -90,16 +90,20 @@ def main() -> int:
     if args.case:
         return again(args.case)
     numbers = range(args.first, args.first + args.models)
-    tally, failed = Tally(), []
+    tally, failed, stopped = Tally(), [], ""
     start = time.perf_counter()
-    with counted(len(numbers)) as done:
-        for case, outcome in run(args.seed, numbers, args.jobs, done):
-            tally.add(case, outcome)
-            if outcome.failed:
-                failed.append((case, outcome))
-                named = f"model {case.number} of seed {case.seed} ({case.dialect}) for {case.target[:60]}"
-                print(f"{named}: {outcome.status}: {outcome.detail}", file=sys.stderr, flush=True)
-    print(f"seed {args.seed}, models {numbers.start} to {numbers.stop - 1}, {time.perf_counter() - start:.0f} s\n")
+    try:
+        with counted(len(numbers)) as done:
+            for case, outcome in run(args.seed, numbers, args.jobs, done):
+                tally.add(case, outcome)
+                if outcome.failed:
+                    failed.append((case, outcome))
+                    named = f"model {case.number} of seed {case.seed} ({case.dialect}) for {case.target[:60]}"
+                    print(f"{named}: {outcome.status}: {outcome.detail}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        stopped = f", interrupted after {len(tally.models)} of them"
+    seconds = time.perf_counter() - start
+    print(f"seed {args.seed}, models {numbers.start} to {numbers.stop - 1}{stopped}, {seconds:.0f} s\n")
     print(tally.markdown())
     shown: set[tuple[str, str]] = set()
     for case, outcome in sorted(failed, key=lambda pair: pair[0].number):
@@ -109,7 +113,7 @@ def main() -> int:
             kind = "restricted" if case.target.startswith("without:") else case.target
             print(report(case, args.out / f"seed{case.seed}-model{case.number}-{kind}.json"))
         shown.add(signature(outcome))
-    return int(bool(failed))
+    return int(bool(failed or stopped))
 
 
 if __name__ == "__main__":
