@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--kept", action="store_true", help="take results of another version of porter too")
     parser.add_argument("--fresh", action="store_true", help="take no result of an earlier run")
     parser.add_argument("--no-conformance", action="store_true", help="without the node tests of ONNX")
+    parser.add_argument("--report", action="store_true", help="measure nothing: the tables of what is kept")
     args = parser.parse_args()
     names = args.models.split(",") if args.models is not None else [entry.name for entry in MODELS]
     targets = args.targets.split(",") if args.targets else sorted(Target.names())
@@ -67,10 +68,13 @@ def main() -> None:
     with err.status("starting") as status:
         say = status.update if err.is_terminal else (lambda _text: None)
         files, missing = exported(entries, say)
-        kept = Kept(WORK / "rows.jsonl", args.kept, args.fresh)
-        rows = [row for path in files.values() for row in measured(path, targets, kept, say)]
+        kept = Kept(WORK / "rows.jsonl", args.kept or args.report, args.fresh)
+        if args.report:
+            rows = [row for path in files.values() for t in targets if (row := kept.get(path, t)) is not None]
+        else:
+            rows = [row for path in files.values() for row in measured(path, targets, kept, say)]
         sizes = {name: len(onnx.load(path, load_external_data=False).graph.node) for name, path in files.items()}
-        nodes = {} if args.no_conformance else {t: conformance.run(t, say=say) for t in conformance.TARGETS}
+        nodes = {} if args.no_conformance else {t: node_tests(t, kept, say) for t in conformance.TARGETS}
     parts = [tables.page(rows, sizes, missing)] if rows or missing else []
     parts += [conformance.page(nodes)] if nodes else []
     print("\n\n".join(parts))
@@ -114,7 +118,7 @@ class Kept:
     """Results of earlier runs: lines of JSON, each a key and a row; a later line counts."""
 
     def __init__(self, path: Path, any_version: bool, fresh: bool) -> None:
-        self.path, self.any_version = path, any_version
+        self.path, self.any_version, self.fresh = path, any_version, fresh
         self.rows: dict[tuple[str, str], Row] = {}
         self.last: dict[tuple[str, str], Row] = {}
         if path.exists() and not fresh:
@@ -145,12 +149,29 @@ def _digest(path: Path) -> str:
 def _version(target: str) -> str:
     """Of everything that a result depends on beside the model: porter's code, the rules, the target's description."""
     files = sorted(
-        [*(ROOT / "porter").rglob("*.py"), *(ROOT / "rewrites").glob("*.py"), Path(__file__).parent / "measure.py"]
+        [
+            *(ROOT / "porter").rglob("*.py"),
+            *(ROOT / "rewrites").glob("*.py"),
+            *(Path(__file__).parent / name for name in ("measure.py", "conformance.py")),
+        ]
     )
     said = hashlib.sha256(f"{target} {Target.load(target)!r}".encode())
     for path in files:
         said.update(path.read_bytes())
     return said.hexdigest()[:16]
+
+
+def node_tests(target: str, kept: Kept, say: Say) -> conformance.Result:
+    """The node tests of ONNX for a target, from an earlier run or run now."""
+    path = kept.path.parent / f"node_tests_{target}.json"
+    if path.exists() and not kept.fresh:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if kept.any_version or data["porter"] == _version(target):
+            return conformance.Result([conformance.Case(**case) for case in data["cases"]])
+    result = conformance.run(target, say=say)
+    data = {"porter": _version(target), "cases": [asdict(case) for case in result.cases]}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return result
 
 
 def measured(path: Path, targets: Sequence[str], kept: Kept, say: Say) -> Iterator[Row]:

@@ -14,7 +14,7 @@ import torch
 from onnx import helper, numpy_helper
 
 import benchmarks.coverage.__main__ as coverage
-from benchmarks.coverage import measure, tables
+from benchmarks.coverage import conformance, measure, tables
 from benchmarks.coverage.blocks import RepConv
 from benchmarks.coverage.catalogue import MODELS
 from benchmarks.coverage.detectors import CLASSES, DETECTORS
@@ -150,6 +150,19 @@ def test_results_are_kept(small, tmp_path, monkeypatch):
     assert again.get(small, "mlu270") is None
     assert coverage.Kept(tmp_path / "rows.jsonl", any_version=True, fresh=False).get(small, "mlu270") == rows[1]
     assert coverage.Kept(tmp_path / "rows.jsonl", any_version=True, fresh=True).get(small, "mlu270") is None
+
+
+def test_node_tests_are_kept(tmp_path, monkeypatch):
+    one = conformance.Result([conformance.Case("test_relu", "Relu", "reproduced", "left", "PT102", "relu: why", 2)])
+    monkeypatch.setattr(conformance, "run", lambda _target, say: one)
+    kept = coverage.Kept(tmp_path / "rows.jsonl", any_version=False, fresh=False)
+    assert coverage.node_tests("x5", kept, quiet) is one
+    monkeypatch.setattr(conformance, "run", lambda _target, say: pytest.fail("run again"))
+    assert coverage.node_tests("x5", kept, quiet) == one
+    monkeypatch.setattr(coverage, "_version", lambda _target: "another")
+    other = conformance.Result()
+    monkeypatch.setattr(conformance, "run", lambda _target, say: other)
+    assert coverage.node_tests("x5", kept, quiet) is other
 
 
 def test_a_process_that_dies_leaves_a_row(tmp_path, monkeypatch):
