@@ -641,6 +641,17 @@ def _roi_align(w: Writer, op: Op) -> str:
     return f"{w.use('roi_align')}({', '.join(w(v) for v in op.inputs)}, {numbers}, {tail})"
 
 
+@_writes("grid_sample")
+def _grid_sample(w: Writer, op: Op) -> str:
+    a = op.attrs
+    x, grid = op.operands
+    if x.shape is None or len(x.shape) != 4:
+        raise Inexpressible("grid_sample of volumes")
+    return (
+        f"{w.use('grid_sample')}({w(x)}, {w(grid)}, {a['mode']!r}, {a['padding_mode']!r}, {bool(a['align_corners'])})"
+    )
+
+
 @_writes("resize")
 def _resize(w: Writer, op: Op) -> str:
     a = op.attrs

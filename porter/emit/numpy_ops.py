@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "avg_pool", "broadcast_to", "conv", "erf", "gather_nd", "max_pool", "nms", "nms_onnx", "ordered", "pad_negative",
-    "reshape", "resize", "roi_align", "scatter_nd", "sigmoid", "slice_dynamic", "softmax", "softplus", "unsqueeze",
+    "avg_pool", "broadcast_to", "conv", "erf", "gather_nd", "grid_sample", "max_pool", "nms", "nms_onnx", "ordered",
+    "pad_negative", "reshape", "resize", "roi_align", "scatter_nd", "sigmoid", "slice_dynamic", "softmax", "softplus",
+    "unsqueeze",
 ]  # fmt: skip
 
 
@@ -129,6 +130,49 @@ def roi_align(x: Any, rois: Any, batch: Any, size: Any, scale: float, sampling: 
         if min(counts):
             out[k] = cells_of.max((2, 4)) if mode == "max" else cells_of.mean((2, 4))
     return out
+
+
+def grid_sample(x: Any, grid: Any, mode: str, padding: str, align: bool) -> Any:
+    """The images x (N, C, H, W) at the positions (N, H', W', 2) of a grid, x and y in -1 to 1: (N, C, H', W')."""
+    taps = []
+    for axis, size in ((1, x.shape[2]), (0, x.shape[3])):
+        at = (grid[..., axis] + 1) / 2 * (size - 1) if align else ((grid[..., axis] + 1) * size - 1) / 2
+        if mode != "bicubic":
+            at = _padded_position(at, size, padding, align)
+        if mode == "nearest":
+            taps.append([(np.rint(at), 1.0)])
+            continue
+        low = np.floor(at)
+        t = at - low
+        if mode == "bilinear":
+            taps.append([(low, 1 - t), (low + 1, t)])
+            continue
+        cubic = []
+        for step in (-1, 0, 1, 2):
+            d = np.abs(t - step)
+            weight = np.where(d <= 1, (1.25 * d - 2.25) * d * d + 1, ((-0.75 * d + 3.75) * d - 6) * d + 3)
+            cubic.append((_padded_position(low + step, size, padding, align), weight))
+        taps.append(cubic)
+    total = np.zeros((*grid.shape[:3], x.shape[1]))
+    image = np.arange(len(x))[:, None, None]
+    for row, v in taps[0]:
+        for column, u in taps[1]:
+            inside = (row >= 0) & (row < x.shape[2]) & (column >= 0) & (column < x.shape[3])
+            i = np.clip(row, 0, x.shape[2] - 1).astype(int)
+            j = np.clip(column, 0, x.shape[3] - 1).astype(int)
+            total = total + x[image, :, i, j] * (v * u * inside)[..., None]
+    return np.moveaxis(total, -1, 1).astype(x.dtype)
+
+
+def _padded_position(at: Any, size: int, padding: str, align: bool) -> Any:
+    if padding == "zeros":
+        return at
+    if padding == "reflection":
+        low, span = (0.0, size - 1) if align else (-0.5, size)
+        at = np.abs(at - low)
+        turns = np.floor(at / span) if span else at * 0
+        at = np.where(turns % 2 == 0, at - turns * span, (turns + 1) * span - at) + low if span else at * 0
+    return np.clip(at, 0, size - 1)
 
 
 def resize(x: Any, sizes: Any, scales: Any, mode: str, coordinates: str, rounding: str, cubic: float) -> Any:

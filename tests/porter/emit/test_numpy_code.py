@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import model
@@ -130,6 +131,39 @@ def test_roi_align_is_that_of_onnxruntime(seed, mode, sampling, coordinates):
     source, constants = numpy_of(lifted)
     (got,) = load(source, constants)(*feeds.values())
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("align", [False, True])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+def test_grid_sample_is_that_of_torch(mode, padding, align):
+    """Positions inside, outside, far outside, and on whole pixels, on images of one pixel too."""
+    rng = np.random.default_rng(0)
+    for height, width in ((5, 7), (1, 4), (1, 1)):
+        x = rng.standard_normal((2, 3, height, width), np.float32)
+        grid = rng.uniform(-3, 3, (2, 4, 6, 2)).astype(np.float32)
+        grid[0, 0, :, 0] = np.linspace(-1, 1, 6)
+        want = torch.nn.functional.grid_sample(torch.from_numpy(x), torch.from_numpy(grid), mode, padding, align)
+        got = numpy_ops.grid_sample(x, grid, mode, padding, align)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want.numpy(), atol=2e-5)
+
+
+def test_grid_sample_in_a_model():
+    """Its helper comes with it; volumes have no form."""
+    body = """g (float[1, 2, 5, 7] x, float[1, 3, 4, 2] grid) => (float[1, 2, 3, 4] y) {
+                 y = GridSample <mode = "bilinear", padding_mode = "border"> (x, grid) }"""
+    made = model(body, 16)
+    source, constants = numpy_of(OnnxGraph.load(made))
+    assert "def _padded_position(at, size, padding, align):" in source
+    rng = np.random.default_rng(3)
+    feeds = {"x": rng.standard_normal((1, 2, 5, 7), np.float32), "grid": rng.uniform(-2, 2, (1, 3, 4, 2)).astype("f")}
+    (want,) = onnxruntime.InferenceSession(made.SerializeToString()).run(None, feeds)
+    (got,) = load(source, constants)(*feeds.values())
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    deep = body.replace("5, 7", "5, 7, 3").replace("3, 4, 2]", "3, 4, 2, 3]").replace("3, 4] y", "3, 4, 2] y")
+    with pytest.raises(Inexpressible, match="volumes"):
+        numpy_of(OnnxGraph.load(model(deep, 20)))
 
 
 def test_the_source_is_plain_and_stands_alone():
