@@ -21,6 +21,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -192,7 +193,7 @@ def in_process(path: Path, targets: Sequence[str], say: Say) -> Iterator[Row]:
     """Measure in another process until it has done all targets, died, or is taken down for its time; a row for each
     target that it began, one at least."""
     command = [sys.executable, "-m", "benchmarks.coverage.measure", str(path), *targets]
-    with (WORK / "last-errors.txt").open("w", encoding="utf-8") as errors:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -210,21 +211,24 @@ def in_process(path: Path, targets: Sequence[str], say: Say) -> Iterator[Row]:
                 say(f"{path.stem} on {current}")
                 line = lines.get(timeout=LIMIT)
                 if line is None:
+                    process.wait(LIMIT)
                     break
                 data = json.loads(line)
                 current = data.get("begins")
                 if current is None:
                     yield Row(**data)
-        except queue.Empty:
+        except (queue.Empty, subprocess.TimeoutExpired):
             why = f"no end after {LIMIT} s"
         finally:
             process.kill()
             process.wait()
+        errors.seek(0)
+        said = errors.read().strip().splitlines()
     if current is not None:
-        said = (WORK / "last-errors.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         if process.returncode == -signal.SIGXCPU:
             why = f"no end after {SECONDS} s of processor time"
-        why = why or f"crash: the process ended with {process.returncode}: {said[-1][:200] if said else 'no message'}"
+        last = said[-1][:200] if said else "no message"
+        why = why or f"crash: the process ended with {process.returncode}: {last}"
         yield Row(path.stem, current, cause=why)
 
 

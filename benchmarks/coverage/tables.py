@@ -95,7 +95,7 @@ def _left(rows: Sequence[Row], targets: Sequence[str]) -> list[str]:
         kinds: Counter[str] = Counter()
         for row in rows:
             if row.target == target:
-                kinds.update({reason.partition(":")[0] for reason in row.left})
+                kinds.update({reason.partition(": ")[0] for reason in row.left})
         ranked = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
         named = [f"{kind} {count}" for kind, count in ranked[:_KINDS]]
         more = len(kinds) - len(named)
