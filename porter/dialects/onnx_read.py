@@ -387,6 +387,7 @@ def _fix_inputs(graph: GraphProto, wanted: InputSpecs, source: str, batch: int |
             )  # fmt: skip
         specs[key] = spec
     changed = False
+    loose: list[tuple[str, list[str] | None]] = []
     for value in graph.input:
         if not value.type.HasField("tensor_type"):
             continue
@@ -423,11 +424,13 @@ def _fix_inputs(graph: GraphProto, wanted: InputSpecs, source: str, batch: int |
             dims[0] = str(batch)
             changed = True
         if dims is None or not all(d.isdigit() for d in dims):
-            only_batch = dims is not None and all(d.isdigit() for d in dims[1:])
-            raise PorterError(
-                "PT507", _dynamic(value.name, dims), have,
-                f"Add --input {value.name}:{_example(dims)}" + (", or --batch 1" if only_batch else ""),
-            )  # fmt: skip
+            loose.append((value.name, dims))
+    if loose:
+        only_batch = all(dims is not None and all(d.isdigit() for d in dims[1:]) for _, dims in loose)
+        sizes: dict[str, str] = {}
+        shown = " ".join(f"--input {name}:{_example(dims, sizes)}" for name, dims in loose)
+        fix = f"Add {shown}{', or --batch 1' if only_batch else ''}"
+        raise PorterError("PT507", _dynamic(*loose[0]), have, fix)
     if batch is not None and not any(_has_batch(value, batch) for value in graph.input):
         raise PorterError("PT506", f"no input has an open first axis, or one of {batch}", have, "Leave --batch out.")
     return changed
@@ -445,11 +448,15 @@ def _dynamic(name: str, dims: Sequence[str] | None) -> str:
     return f"input {name!r} has the shape [{', '.join(dims)}]: {loose!r} is not fixed"
 
 
-def _example(dims: Sequence[str] | None) -> str:
+def _example(dims: Sequence[str] | None, sizes: dict[str, str]) -> str:
+    """A shape to try. ``sizes`` has what was written for a symbol before, and gets what is written here."""
     if dims is None:
         return "1x3x640x640"
     usual = ["1", "3", "640", "640"] if len(dims) == 4 else ["1"] + ["128"] * (len(dims) - 1)
-    return "x".join(d if d.isdigit() else u for d, u in zip(dims, usual, strict=True)) or "scalar"
+    shown = []
+    for dim, size in zip(dims, usual, strict=True):
+        shown.append(dim if dim.isdigit() else size if dim == "?" else sizes.setdefault(dim, size))
+    return "x".join(shown) or "scalar"
 
 
 # -- static types ----------------------------------------------------------------------------------

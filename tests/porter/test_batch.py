@@ -75,6 +75,13 @@ def test_without_a_batch_the_message_says_how():
     assert caught.value.code == "PT507" and caught.value.fix.endswith(", or --batch 1")
 
 
+def test_every_open_input_is_named_at_once():
+    body = "g (float[batch, samples] x, float[2, batch, 8] state) => (float[2, batch, 8] y) { y = Relu (state) }"
+    with pytest.raises(PorterError) as caught:
+        OnnxGraph.load(model(body))
+    assert caught.value.fix == "Add --input x:1x128 --input state:2x1x8"
+
+
 def test_shapes_that_are_given_win():
     graph = OnnxGraph.load(checked(), {"x": ((2, 6, 4, 4), None)}, batch=2)
     assert [v.shape for v in graph.inputs] == [(2, 6, 4, 4), (2, 1)]
