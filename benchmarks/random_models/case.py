@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,8 +38,9 @@ HOWS: dict[How, float] = {
 }  # fmt: skip
 _OPTIONAL = ("fold_batch_norm", "focus_to_conv", "merge_reshapes", "slice_before_cat")
 #: "same": as a whole, and in each part. "amplified": in each part; as a whole a comparison or a rank turned a float
-#: rounding into another choice. "skipped": onnxruntime does not run the original. The others are failures.
-Status = Literal["same", "amplified", "skipped", "crash", "mismatch"]
+#: rounding into another choice. "overpromised": equal, but check said of a restricted target that it becomes legal,
+#: and it does not. "skipped": onnxruntime does not run the original. The others are failures.
+Status = Literal["same", "amplified", "overpromised", "skipped", "crash", "mismatch"]
 
 
 @dataclass(slots=True)
@@ -94,6 +95,7 @@ class _Loaded:
     graph: Graph
     feeds: list[list[Array]]
     wanted: list[list[Array]]
+    close: float
 
 
 #: The last program, which is judged for a second target next.
@@ -110,9 +112,12 @@ def _loaded(program: Program, seed: int, outcome: Outcome) -> _Loaded | None:
         if wanted is None:
             return None
         graph = porter.load(model, {v.name: (v.shape, v.dtype) for v in program.inputs})
+    # porter writes some pools without ceil_mode: the same windows, which onnxruntime averages in another order.
+    ceil = any(step.op == "AveragePool" and step.attrs.get("ceil_mode") for step in program.steps)
+    close = DEFAULT_TOLERANCE if program.dialect == "torch" else 1e-6 if ceil else 0.0
     for feed, want in zip(feeds, wanted, strict=True):
-        _hold("as loaded", program, want, graph.run(feed), 0.0 if program.dialect == "onnx" else DEFAULT_TOLERANCE)
-    _LAST.append(_Loaded(program, seed, graph, feeds, wanted))
+        _hold("as loaded", program, want, graph.run(feed), close)
+    _LAST.append(_Loaded(program, seed, graph, feeds, wanted, close))
     return _LAST[0]
 
 
@@ -120,13 +125,13 @@ def _judge(program: Program, target: Target, how: How, seed: int, outcome: Outco
     loaded = _loaded(program, seed, outcome)
     if loaded is None:
         return
-    graph, feeds, wanted = loaded.graph, loaded.feeds, loaded.wanted
+    graph, feeds = loaded.graph, loaded.feeds
     outcome.kinds = tuple(sorted({op.kind for op in graph.ops()}))
     with tempfile.TemporaryDirectory() as folder:
         if how == "partition":
             _partition(program, graph, target, feeds, seed, Path(folder), outcome)
         else:
-            _rewrite(program, graph, target, how, feeds, wanted, Path(folder), outcome)
+            _rewrite(loaded, target, how, Path(folder), outcome)
 
 
 def _original(
@@ -189,16 +194,8 @@ def _hold(what: str, program: Program, want: Sequence[Array], got: Sequence[Arra
 # -- rewrite ---------------------------------------------------------------------------------------
 
 
-def _rewrite(
-    program: Program,
-    graph: Graph,
-    target: Target,
-    how: How,
-    feeds: Sequence[Sequence[Array]],
-    wanted: Sequence[Sequence[Array]],
-    folder: Path,
-    outcome: Outcome,
-) -> None:
+def _rewrite(loaded: _Loaded, target: Target, how: How, folder: Path, outcome: Outcome) -> None:
+    program, graph, feeds, wanted = loaded.program, loaded.graph, loaded.feeds, loaded.wanted
     # A restricted target's case is of the rules: what check says beside the plan is asked for with real targets.
     real = not target.name.startswith("without:")
     allow = {"approximate": ("approximate",), "retrain": ("approximate", "retrain")}.get(how, ())
@@ -208,7 +205,11 @@ def _rewrite(
     entries = made.ledger.entries
     outcome.rules = tuple(sorted({rule for entry in entries for rule in entry.rules}))
     outcome.verdict = _verdict(said, made.report, entries)
-    _keeps_promise(said, made.report, how)
+    broken = _broken_promise(said, made.report) if how != "fold" else ""
+    if broken and real:
+        raise _Wrong(broken)
+    if broken:
+        outcome.status, outcome.detail = "overpromised", broken
     if how == "retrain":
         return
     bitwise = all(not entry.bound for entry in entries) and made.ledger.opset is None
@@ -223,7 +224,7 @@ def _rewrite(
         if files and not all(map(equal, got, files[i])):
             raise _Wrong("the file that was written gives other values than the graph in memory")
         try:
-            close = 0.0 if bitwise and program.dialect == "onnx" else DEFAULT_TOLERANCE
+            close = loaded.close if bitwise else DEFAULT_TOLERANCE
             outcome.bitwise += _hold("rewritten", program, want, got, close)
         except _Wrong as off:
             whole = whole or str(off)
@@ -254,10 +255,13 @@ def _quantize(graph: Graph, target: Target, feeds: Sequence[Sequence[Array]], ou
         if refused.code not in ("PT407", "PT415", "PT416"):
             raise
         return
-    fixed, fake = (run(made.graph, feeds[:1], form, Scheme.of(target), ()).outputs for form in ("int", "fake"))
-    for name, want in fake.items():
-        if not equal(want, fixed[name]):
-            error = compare(name, want, fixed[name])
+    taps = [op.outputs[0].name for op in made.graph.ops() if op.kind == "quantize"]
+    fixed, fake = (run(made.graph, feeds[:1], form, Scheme.of(target), taps) for form in ("int", "fake"))
+    for name, want in (fake.taps | fake.outputs).items():
+        got = (fixed.taps | fixed.outputs)[name]
+        # What follows the last integers is computed in float, by kernels of two kinds.
+        if not equal(want, got) and (name in fake.taps or not compare(name, want, got).within(1e-6)):
+            error = compare(name, want, got)
             raise _Wrong(f"{width}: {name} of the integers differs by {error.max_abs:.3g} of {error.range:.3g}")
     outcome.verdict = "quantized"
 
@@ -286,16 +290,17 @@ def _verdict(said: Report, after: Report, entries: Sequence[LedgerEntry]) -> str
     return "legal as is" if said.ok and not entries else "legal after rewrite"
 
 
-def _keeps_promise(said: Report, after: Report, how: str) -> None:
-    """check must not promise what rewrite does not do."""
+def _broken_promise(said: Report, after: Report) -> str:
+    """What is left of a model of which check says that a rewrite makes it legal; "" for a promise that is kept."""
     good = ("native", "fold", "rewrite")
     hoped = all(op.verdict in good or said.runs_on_host(op) for op in said.ops)
     model = [f for f in said.findings if not f.kind and f.severity == "error"]
-    if hoped and not model and not after.ok and how != "fold":
+    if hoped and not model and not after.ok:
         left = [f"{op.kind} {op.verdict}: {'; '.join(op.reasons)}" for op in after.ops if op.verdict != "native"]
         codes = [f"{f.code} {f.message}" for f in after.findings if f.severity == "error" and not f.kind]
         if left or codes:
-            raise _Wrong(f"check said that a rewrite makes it legal; left: {[*left, *codes][:3]}")
+            return f"check said that a rewrite makes it legal; left: {[*left, *codes][:3]}"
+    return ""
 
 
 # -- partition -------------------------------------------------------------------------------------
@@ -321,12 +326,11 @@ def _partition(
         return
     outcome.rules = tuple(sorted({rule for entry in made.rewritten.ledger.entries for rule in entry.rules}))
     outcome.verdict = "partitioned"
-    if not made.ok:
-        against = [f"{f.code} {f.message}" for f in made.findings if f.severity == "error"]
-        if not against:
-            assert made.evidence is not None
-            raise _Wrong(f"the proof of the segments fails: {made.evidence.worst.to_json()}")
+    if any(finding.severity == "error" for finding in made.findings):
         outcome.verdict = "left"
+    elif not made.ok:  # each part of it is looked at below
+        assert made.evidence is not None
+        outcome.status, outcome.detail = "amplified", f"the proof of the segments: {made.evidence.worst.to_json()}"
     whole = made.rewritten.graph
     names = [v.name for v in whole.inputs]
     in_memory, written = made.pipeline(), None
@@ -335,15 +339,20 @@ def _partition(
     for feed in feeds:
         given = dict(zip(names, feed, strict=True))
         want = whole.run(feed)
-        got = [*in_memory.run(given).values()]
+        got = _in_order(in_memory.run(given), whole)
         # The very same nodes: bit for bit, unless the host's part was captured from torch and is ONNX now.
         outcome.bitwise += _hold("the segments in a row", program, want, got, 0.0 if written and whole.opset else 1e-4)
         outcome.compared += 1
         if written is not None:
             try:  # with the runtime's own fusions
-                _hold("the segments as written", program, want, [*written.run(given).values()], DEFAULT_TOLERANCE)
+                _hold("the segments as written", program, want, _in_order(written.run(given), whole), DEFAULT_TOLERANCE)
             except _Wrong as amplified:
                 outcome.status, outcome.detail = "amplified", str(amplified)
     wrong = _regions(graph, made.rewritten.graph, feeds[0], outcome)
     if wrong:
         raise _Wrong(wrong)
+
+
+def _in_order(results: Mapping[str, Array], graph: Graph) -> list[Array]:
+    """By the outputs of the model, of which two can be the same value."""
+    return [results[v.name] for v in graph.outputs]

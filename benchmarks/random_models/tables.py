@@ -17,6 +17,7 @@ _WORDS = {
     "same": "the same function, as a whole and in each part",
     "amplified": "each part within its bound; as a whole a comparison, a rank or a NaN turned a rounding into another "
     "value (porter's proof says NOT equal)",
+    "overpromised": "the same function; check said that a restricted target can run all of it, and it cannot",
     "skipped": "onnxruntime does not run the original",
     "mismatch": "another function",
     "crash": "no answer, or an error where there is none",
