@@ -206,7 +206,8 @@ def test_the_plan_is_right_for_what_it_chose(target):
         ("take", "g (float[3, 4] x, int64[2] i) => (float[2, 4] y) { y = Gather (x, i) }"),
         ("flatten", "g (float[1, 3, 4] x) => (float[3, 4] y) { s = Constant <value = int64[2] {3, 4}> () \n "
          "y = Reshape (x, s) }"),
-        ("relu6 add div", "g (float[1, 4] x) => (float[1, 4] y) { y = HardSigmoid <alpha = 0.16666667, beta = 0.5> (x) }"),
+        ("relu6 add div", "g (float[1, 4] x) => (float[1, 4] y) "
+         "{ y = HardSigmoid <alpha = 0.16666667, beta = 0.5> (x) }"),
     ],
 )  # fmt: skip
 def test_what_is_written_as_another_kind_is_judged_as_that(target, legal, body):
