@@ -52,11 +52,11 @@ def regions(before: Graph, after: Graph) -> list[Region]:
     old = {out.name: op for op in before.ops() for out in op.outputs}
     specs = {v.name: (v.shape, v.dtype) for v in before.inputs}
     specs |= {out.name: (out.shape, out.dtype) for op in before.ops() for out in op.outputs}
-    made = after.producers()
+    made, read = after.producers(), before.uses()  # what nobody reads can have no name in the framework
     kept = {
         v.name
         for v in [*after.inputs, *(out for op in after.ops() for out in op.outputs)]
-        if v.shape is not None and specs.get(v.name) == (v.shape, v.dtype)
+        if v.shape is not None and v.name in read and specs.get(v.name) == (v.shape, v.dtype)
     }
     found = []
     for name in sorted(kept & made.keys()):
