@@ -16,7 +16,7 @@ __all__ = ["Tally"]
 _WORDS = {
     "same": "the same function, as a whole and in each part",
     "amplified": "each part within its bound; as a whole a comparison, a rank or a NaN turned a rounding into another "
-    "value (porter's proof says NOT equal)",
+    "value (porter's proof says NOT equal where it meets one)",
     "overpromised": "the same function; check said that a restricted target can run all of it, and it cannot",
     "skipped": "onnxruntime does not run the original",
     "mismatch": "another function",
