@@ -34,6 +34,7 @@ from porter.dialects.onnx_proto import (
     subgraphs,
     tensor_array,
 )
+from porter.dialects.onnx_variadic import in_pairs
 from porter.errors import PorterError
 from porter.ops import Array
 
@@ -92,8 +93,8 @@ def read_model(
         raise PorterError("PT503", f"{source} has no graph", fix="Export the model again.")
     opset = _opset(model, source)
     _check_text(model, source)
-    nodes = [Node(proto) for proto in graph.node]
     tensors = {t.name: t for t in graph.initializer}
+    nodes = [Node(proto) for proto in in_pairs(graph.node, [*tensors, *(v.name for v in graph.input)])]
     _check_data(graph, nodes, folder, source)
     sparse = {t.values.name for t in graph.sparse_initializer}
     names = [v.name for v in graph.input if v.name not in tensors and v.name not in sparse]

@@ -167,7 +167,7 @@ MEANINGS: list[tuple[str, list[Any], int, dict[str, Any], str, dict[str, Any]]] 
     ("Pow", [("int64", (3,)), (3,)], 13, {}, "onnx:Pow", {}),
     ("Max", [(3,), (3,)], 13, {}, "maximum", {}),
     ("Max", [(3,)], 13, {}, "identity", {}),
-    ("Sum", [(3,), (3,), (3,)], 13, {}, "onnx:Sum", {}),
+    ("Mean", [(3,), (3,), (3,)], 13, {}, "onnx:Mean", {}),
     ("PRelu", [(1, 4, 2, 2), np.zeros((4, 1, 1), "f4")], 16, {}, "prelu", {}),
     ("PRelu", [(1, 4, 2, 4), np.zeros((4,), "f4")], 16, {}, "onnx:PRelu", {}),
     ("Cast", [(3,)], 13, {"to": 7}, "cast", {"dtype": "int64"}),
