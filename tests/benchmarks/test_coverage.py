@@ -212,3 +212,13 @@ def test_tables(tmp_path, monkeypatch):
     assert data["models"][0] == {"model": name, "target": "a", "state": "as is", "said": "as is", "fresh": 2e-7}
     assert data["versions"]["torch"] and len(data["models"]) == 5
     assert Row(**asdict(rows[2])) == rows[2]
+
+
+def test_what_rounding_alone_moves_is_allowed_up_to_ten_times_the_tolerance() -> None:
+    array = np.linspace(0, 1, 11, dtype=np.float32)
+    assert measure._own("y", array, None) == measure.TOLERANCE
+    assert measure._own("y", array, array) == measure.TOLERANCE
+    assert measure._own("y", array, array + np.float32(3e-4)) == pytest.approx(3e-4, rel=1e-3)
+    assert measure._own("y", array, array + 1) == 10 * measure.TOLERANCE
+    with pytest.raises(measure.Wrong, match=r"differs by 0\.0003"):
+        measure._compared("y", array, array + np.float32(3e-4))
