@@ -22,7 +22,6 @@ __all__ = [
     "PSA",
     "SPP",
     "SPPCSP",
-    "SPPELAN",
     "SPPF",
     "AvgDown",
     "Bottleneck",
@@ -164,7 +163,7 @@ class SPP(nn.Module):
 
 
 class SPPF(nn.Module):
-    """The same results from one 5x5 max pool in a row."""
+    """The same results from one 5x5 max pool in a row; SPPELAN, where the width does not change."""
 
     def __init__(self, ins: int, outs: int, act: Activation = nn.SiLU) -> None:
         super().__init__()
@@ -284,20 +283,6 @@ class GELAN(nn.Module):
         one, two = self.first(x).chunk(2, 1)
         three = self.two(two)
         out: torch.Tensor = self.out(torch.cat([one, two, three, self.three(three)], 1))
-        return out
-
-
-class SPPELAN(nn.Module):
-    def __init__(self, ins: int, outs: int) -> None:
-        super().__init__()
-        self.first, self.out = conv(ins, outs // 2), conv(outs // 2 * 4, outs)
-        self.pool = nn.MaxPool2d(5, 1, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = [self.first(x)]
-        for _ in range(3):
-            parts.append(self.pool(parts[-1]))
-        out: torch.Tensor = self.out(torch.cat(parts, 1))
         return out
 
 

@@ -22,7 +22,6 @@ from .blocks import (
     GELAN,
     PSA,
     SPPCSP,
-    SPPELAN,
     SPPF,
     AvgDown,
     C2f,
@@ -346,7 +345,7 @@ class V9(Pyramid):
         return GELAN(ins, outs)
 
     def last(self, width: int) -> nn.Module:
-        return SPPELAN(width, width)
+        return SPPF(width, width)
 
 
 class V10(Pyramid):
