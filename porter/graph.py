@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,10 +13,14 @@ from porter.findings import Finding
 from porter.ops import Array, Op, Value
 from porter.rewrite import Fragment
 
-__all__ = ["OPSETS", "Graph"]
+__all__ = ["OPSETS", "Graph", "Standing"]
 
 #: The oldest and the newest ONNX opset that porter writes.
 OPSETS = (7, 24)
+
+
+class Standing(dict[str, Array]):
+    """Arrays by name that are the same objects, with other numbers in them, in every sample."""
 
 
 class Graph(ABC):
@@ -104,16 +108,25 @@ class Graph(ABC):
         Raises :class:`~porter.errors.PorterError` when an input is missing or has the wrong shape or dtype.
         """
 
-    def stream(self, taps: Sequence[str]) -> Callable[[Sequence[Array]], list[Array]]:
-        """A function that runs on one sample after another, as :meth:`run` does with ``fast``.
+    def streams(
+        self, taps: Sequence[str], count: int, sample: Sequence[Array]
+    ) -> list[Callable[[Sequence[Array]], Iterator[Mapping[str, Array]]]] | None:
+        """Functions that run on one sample after another, each in a thread of its own, and give values by name, some at
+        a time (as :class:`Standing`, where they lie in the same memory every time); None where the framework has no
+        other way than :meth:`run`.
 
-        What it gives is good until the call after the next, and may be a view whose elements lie in another order of
-        memory, with an axis as two: (N, C / b, b, H, W), of which ``reshape`` makes a copy of the value's own shape.
+        Values are as :meth:`run` computes them with ``fast``. They are good until the next step, and may be views whose
+        elements lie in another order of memory, with an axis as two: (N, C / b, b, H, W), of which ``reshape`` makes a
+        copy of the value's own shape.
 
         Args:
             taps: names of values that ops compute.
+            count: how many functions there shall be.
+            sample: inputs to prove them with.
+
+        Raises :class:`~porter.errors.PorterError`, and so do the functions, as :meth:`run` does.
         """
-        return lambda item: self.run(item, taps, fast=True)
+        return None
 
     @abstractmethod
     def apply(self, op: Op, operands: Sequence[Array | None]) -> list[Array]:

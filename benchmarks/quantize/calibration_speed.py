@@ -28,13 +28,13 @@ import numpy as np
 import onnxruntime
 
 from porter.data import Data, open_data
-from porter.dialects.onnx_run import threads
 from porter.loading import load
 from porter.quantize.calibrate import calibrate
 from porter.quantize.observers import OBSERVERS
 from porter.quantize.plan import Plan, plan
 from porter.quantize.scheme import Scheme
 from porter.target import Target
+from porter.threads import threads
 
 _ROUNDS = 5
 

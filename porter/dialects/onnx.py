@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, defs
+from onnx import ModelProto, TensorProto, defs
 
 import porter.dialects.onnx_lift_index
 import porter.dialects.onnx_lift_layers
@@ -30,7 +28,6 @@ import porter.dialects.onnx_lower_layers
 import porter.dialects.onnx_lower_math
 import porter.dialects.onnx_lower_recurrent
 from porter.dialects import onnx_origin
-from porter.dialects.onnx_ceil import POOLS, as_written
 from porter.dialects.onnx_evaluate import evaluate, part_session
 from porter.dialects.onnx_fold import Constants
 from porter.dialects.onnx_lift import SAME, At, lift
@@ -39,16 +36,16 @@ from porter.dialects.onnx_proto import (
     Node,
     Type,
     constant_array,
-    external,
     make_tensor,
-    nbytes,
     no_collection,
-    renamed,
     tensor_array,
 )
 from porter.dialects.onnx_read import InputSpecs, Model, read_model, type_proto
-from porter.dialects.onnx_run import LARGE, Session
-from porter.dialects.onnx_stream import Blocks, bindable, blocks, stream
+from porter.dialects.onnx_run import Session
+from porter.dialects.onnx_save import as_proto, read_ledger, write
+from porter.dialects.onnx_sessions import Sessions
+from porter.dialects.onnx_splice import Splice, identity
+from porter.dialects.onnx_stream import bindable, stream
 from porter.errors import PorterError
 from porter.feeds import check_inputs
 from porter.findings import Finding
@@ -58,10 +55,6 @@ from porter.rewrite import Fragment
 
 __all__ = ["OnnxGraph"]
 
-#: Metadata key of the ledger in a saved model.
-LEDGER = "porter.ledger"
-#: protobuf cannot serialize more than 2 GiB; weights beyond this many bytes are written to a data file.
-_INSIDE = 1_800_000_000
 #: IR version of models that porter makes: the first with metadata_props of nodes.
 _IR_VERSION = 10
 #: The first opset in which QuantizeLinear and DequantizeLinear have an axis.
@@ -70,8 +63,6 @@ _PER_CHANNEL = 13
 _SLACK = 4
 #: Bytes of an operand that is computed from constants for one op alone.
 _FOLDED = 1 << 26
-#: Equal constants of up to this many elements are one initializer.
-_POOLED = 16
 #: Kinds of which some or all are one node that ONNX has for another kind as well, as which it is lifted.
 _SHARED_FORMS = frozenset({
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d", "bitwise_and",
@@ -95,8 +86,7 @@ class OnnxGraph(Graph):
         self._constants = Constants(self._read, model.types, self._producer, model.opset)
         self._lifted: dict[int, Op] = {}
         self._ops: list[Op] | None = None
-        self._sessions: dict[tuple[bool, tuple[str, ...]], Session] = {}
-        self._blocks: dict[tuple[str, ...], Blocks | None] = {}
+        self._sessions = self._no_sessions()
         self._applied: dict[tuple[Any, ...], Session] = {}
         self.inputs = [self._value(name) for name in model.inputs]
         self.outputs = [self._value(name) for name in model.outputs]
@@ -262,7 +252,7 @@ class OnnxGraph(Graph):
 
     def _replace(self, todo: Mapping[int, tuple[Op, Fragment]]) -> None:
         model = self._model
-        splice = _Splice(self)
+        splice = Splice(self)
         nodes: list[Node] = []
         for node in model.nodes:
             pair = todo.get(id(node))
@@ -302,8 +292,7 @@ class OnnxGraph(Graph):
                 kept[id(node)] = op
         self._lifted = kept
         self._ops = None
-        self._sessions = {}
-        self._blocks = {}
+        self._sessions = self._no_sessions()
         self._applied = {}
         self.inputs = [self._value(name) for name in model.inputs]
         self.outputs = [self._value(name) for name in model.outputs]
@@ -350,7 +339,7 @@ class OnnxGraph(Graph):
             shell.graph.input.add(name=value.name, type=type_proto((value.shape, value.dtype)))
             model.types[value.name] = (value.shape, value.dtype)
         result = cls(model, source)
-        splice = _Splice(result)
+        splice = Splice(result)
         splice.reserve(v.name for op in ops for v in (*op.outputs, *op.operands))
         splice.reserve(v.name for v in outs)
         nodes: list[Node] = []
@@ -366,7 +355,7 @@ class OnnxGraph(Graph):
             if name not in made or name in outputs:  # an input, a constant, or the same value twice
                 source = splice.constant(value) if value.is_const else name
                 name = splice.fresh(f"{name}_out")
-                nodes.append(Node(_identity(source, name)))
+                nodes.append(Node(identity(source, name)))
                 splice.lowering.types[name] = (value.shape, value.dtype)
             outputs.append(name)
             shell.graph.output.add(name=name, type=type_proto((value.shape, value.dtype)))
@@ -396,7 +385,6 @@ class OnnxGraph(Graph):
         feeds = check_inputs(inputs, self.inputs, self.source)
         names = [*self._model.outputs, *taps]
         ready: dict[str, Array] = {}
-        wanted = []
         for name in taps:
             value = self._value(name)
             if value.is_const:
@@ -405,40 +393,26 @@ class OnnxGraph(Graph):
                 ready[name] = feeds[name]
             elif name not in self._producer:
                 raise PorterError("PT506", f"the model has no value {name!r}", self.source)
-            elif name not in self._model.outputs:
-                wanted.append(name)
-        key = fast, tuple(dict.fromkeys(wanted))
-        session = self._sessions.get(key)
-        if session is None:
-            session = self._sessions[key] = self._session(key[1], fast)
         computed = [name for name in dict.fromkeys(names) if name not in ready]
-        ready.update(zip(computed, session.run(feeds, computed), strict=True))
+        ready.update(zip(computed, self._sessions.run(feeds, computed, fast), strict=True))
         return [ready[name] for name in names]
 
-    def stream(self, taps: Sequence[str]) -> Callable[[Sequence[Array]], list[Array]]:
-        """See :meth:`Graph.stream`; the first sample is run twice, where values come in blocks, to prove them."""
-        by_name = {value.name: value for op in self.ops() for value in op.outputs}
-        names = [*self._model.outputs, *taps]
-        values = [by_name[name] for name in names if name in by_name]
-        bound: Callable[[Mapping[str, Array]], list[Array]] | None = None
-        once = tuple(dict.fromkeys(names))
+    def streams(
+        self, taps: Sequence[str], count: int, sample: Sequence[Array]
+    ) -> list[Callable[[Sequence[Array]], Iterator[Mapping[str, Array]]]] | None:
+        """See :meth:`Graph.streams`; they run at the same time, with one thread each."""
+        known = {value.name: value for op in self.ops() for value in op.outputs}
+        wanted = [known[name] for name in dict.fromkeys(taps) if name in known]
+        if not wanted or len(wanted) < len(set(taps)) or not bindable(wanted):
+            return None
+        made = self._sessions.pieces(wanted, known, check_inputs(sample, self.inputs, self.source))
+        if made is None:
+            return None
 
-        def run(item: Sequence[Array]) -> list[Array]:
-            nonlocal bound
-            if bound is None and len(values) == len(names) and bindable(values):
-                feeds = check_inputs(item, self.inputs, self.source)
-                if once not in self._blocks:
-                    inner = [name for name in once if name not in self._model.outputs]
-                    proto, fed = self._tapped(inner)
-                    self._blocks[once] = None if fed else blocks(proto, self._model.folder, once, feeds)
-                found = self._blocks[once]
-                if found is not None:
-                    bound = stream(found, self.inputs, values, self.source)
-            if bound is None:
-                return self.run(item, taps, fast=True)
-            return bound(check_inputs(item, self.inputs, self.source))
+        def checked(run: Callable[[Mapping[str, Array]], Iterator[Mapping[str, Array]]], item: Sequence[Array]) -> Any:
+            return run(check_inputs(item, self.inputs, self.source))
 
-        return run
+        return [partial(checked, stream(made, self.source)) for _ in range(count)]
 
     def apply(self, op: Op, operands: Sequence[Array | None]) -> list[Array]:
         """See :meth:`Graph.apply`: the op's own node in onnxruntime.
@@ -475,27 +449,8 @@ class OnnxGraph(Graph):
             raise ValueError(f"{name}, which {op.name} reads, is neither given nor a constant")
         return data
 
-    def _session(self, taps: Sequence[str], fast: bool) -> Session:
-        proto, fed = self._tapped(taps)
-        return Session(proto, self._model.folder, fed, self.source, fast)
-
-    def _tapped(self, taps: Sequence[str]) -> tuple[ModelProto, dict[str, Array]]:
-        """The model with more outputs, and the constants that must be fed to it."""
-        fed: dict[str, Array] = {}
-        if sum(nbytes(t.dims, t.data_type) for t in self._model.tensors.values() if not external(t)) > _INSIDE:
-            for name, tensor in self._model.tensors.items():
-                if not external(tensor) and nbytes(tensor.dims, tensor.data_type) > LARGE:
-                    fed[name] = self._value(name).numpy()
-        proto = self._proto(without=fed)
-        for name in fed:
-            proto.graph.input.add(name=name, type=type_proto(self._model.types[name]))
-        for name in taps:
-            value = ValueInfoProto(name=name)
-            kind = self._model.types.get(name, (None, None))
-            if kind[1] is not None:
-                value.type.CopyFrom(type_proto(kind))
-            proto.graph.output.append(value)
-        return proto, fed
+    def _no_sessions(self) -> Sessions:
+        return Sessions(self._model, self.source)
 
     # -- copying and saving ------------------------------------------------------------------------
 
@@ -566,8 +521,7 @@ class OnnxGraph(Graph):
         twin._constants = Constants(twin._read, twin._model.types, twin._producer, model.opset)
         twin._lifted = dict(self._lifted)
         twin._ops = None
-        twin._sessions = {}
-        twin._blocks = {}
+        twin._sessions = twin._no_sessions()
         twin._applied = {}
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         return twin
@@ -601,37 +555,14 @@ class OnnxGraph(Graph):
         twin._lifted = {}
         return twin
 
-    def _proto(self, without: Iterable[str] = (), origins: bool = False) -> ModelProto:
-        """The model as one protobuf, without some of the initializers."""
-        model = self._model
-        proto = ModelProto()
-        proto.CopyFrom(model.shell)
-        graph = proto.graph
-        if origins:
-            for node in model.nodes:
-                # Untouched nodes are shared with the loaded model: the record goes onto the copy.
-                graph.node.append(self._written(node))
-                onnx_origin.write(graph.node[-1], node.origin or onnx_origin.read(node.proto))
-        else:
-            graph.node.extend([self._written(node) for node in model.nodes])
-        skipped = set(without)
-        graph.initializer.extend([t for name, t in model.tensors.items() if name not in skipped])
-        outputs = {v.name: v for v in graph.output}
-        for name, value in outputs.items():
-            shape, dtype = model.types.get(name, (None, None))
-            if shape is not None and dtype is not None:
-                value.type.CopyFrom(type_proto((shape, dtype)))
-        return proto
-
-    def _written(self, node: Node) -> NodeProto:
-        """The node, so that onnx's inference, which runtimes call when they load a model, gives it the right shape."""
-        return (
-            as_written(node.proto, self._model.types.get(node.ins[0], (None,))[0]) if node.op in POOLS else node.proto
-        )
-
     def to_proto(self) -> ModelProto:
         """The model with the origin of each node; weights in data files stay there (see :attr:`folder`)."""
-        return self._proto(origins=True)
+        proto = as_proto(self._model, origins=True)
+        self._declare(proto)
+        return proto
+
+    def _declare(self, proto: ModelProto) -> None:
+        """Say of the inputs and outputs of what is written more than their shapes in this graph."""
 
     @property
     def folder(self) -> Path | None:
@@ -647,41 +578,12 @@ class OnnxGraph(Graph):
         Raises:
             OSError: when a file cannot be written.
         """
-        from porter.dialects.onnx_save import check_written, externalize
-
-        path = Path(path)
-        check_written(self._model)
-        moved = externalize(self._model, path, _INSIDE)
-        proto = self._proto(without=moved, origins=True)
-        proto.graph.initializer.extend(moved.values())
-        if self._model.value_infos:
-            self._value_infos(proto)
-        if ledger is not None:
-            for entry in list(proto.metadata_props):
-                if entry.key == LEDGER:
-                    proto.metadata_props.remove(entry)
-            proto.metadata_props.add(key=LEDGER, value=json.dumps(ledger, ensure_ascii=False, default=str))
-        path.write_bytes(proto.SerializeToString())
-
-    def _value_infos(self, proto: ModelProto) -> None:
-        shown = {*self._model.inputs, *self._model.outputs}
-        for node in self._model.nodes:
-            for name in node.outs:
-                kind = self._model.types.get(name, (None, None))
-                if name and name not in shown and kind[0] is not None and kind[1] is not None:
-                    proto.graph.value_info.add(name=name, type=type_proto(kind))
+        write(self._model, Path(path), ledger, self._declare)
 
     @property
     def ledger(self) -> dict[str, Any] | None:
         """The ledger that an earlier run of porter left in the model."""
-        for entry in self._model.shell.metadata_props:
-            if entry.key == LEDGER:
-                try:
-                    found = json.loads(entry.value)
-                except ValueError:
-                    return None
-                return found if isinstance(found, dict) else None
-        return None
+        return read_ledger(self._model.shell)
 
 
 def _constant(node: Node, folder: Path | None) -> Array:
@@ -704,160 +606,3 @@ def _live(
             needed.update(node.caps)
     kept.reverse()
     return kept, {name: tensor for name, tensor in tensors.items() if name in needed}
-
-
-class _Splice:
-    """One pass of replacements: names, constants and rewiring."""
-
-    def __init__(self, graph: OnnxGraph) -> None:
-        model = graph._model
-        self._graph = graph
-        self._outputs = set(model.outputs)
-        self._taken = {*model.types, *graph._producer, *model.tensors, *model.inputs}
-        self._counters: dict[str, int] = {}
-        self._instead: dict[str, str] = {}
-        self._by_value: dict[int, tuple[Value, str]] = {}
-        #: A graph is being built from nothing: constants keep their names.
-        self._bridging = not model.nodes
-        self._by_name: dict[str, Value] = {}
-        self.tensors: dict[str, TensorProto] = {}
-        #: Values that are another than before the pass: their type, data or producer.
-        self.changed: set[str] = set()
-        self.lowering = Lowering(model.opset, dict(model.types), self.fresh, self._add)
-
-    def fresh(self, hint: str) -> str:
-        """A name that nothing has."""
-        name = hint
-        while name in self._taken:
-            n = self._counters[hint] = self._counters.get(hint, 0) + 1
-            name = f"{hint}_{n}"
-        self._taken.add(name)
-        return name
-
-    def reserve(self, names: Iterable[str]) -> None:
-        """Keep names from being given to something else."""
-        self._taken.update(names)
-
-    def _add(self, name: str, data: Array) -> None:
-        self.tensors[name] = make_tensor(name, data)
-
-    def rewired(self, node: Node) -> Node:
-        """The node, reading what stands for the values that were replaced by others."""
-        names = self._instead
-        if names and any(n in names for n in (*node.ins, *node.caps)):
-            self.changed.update(filter(None, node.outs))
-            return renamed(node, names)
-        return node
-
-    def constant(self, value: Value, name: str | None = None) -> str:
-        """The name of a constant: the graph's own, or of a new initializer (called ``name`` if given)."""
-        graph = self._graph
-        known = graph._values.get(value.name)
-        if known is value and (value.name in graph._model.tensors or value.name in graph._producer):
-            return value.name
-        found = self._by_value.get(id(value))
-        if found is not None:
-            return found[1]
-        if name is None:
-            name = self._name_of(value)
-        self._by_value[id(value)] = (value, name)
-        if name not in self.tensors:
-            self._add(name, value.numpy())
-            self.lowering.types[name] = (value.shape, value.dtype)
-        return name
-
-    def _name_of(self, value: Value) -> str:
-        """The name for a constant that is new to the graph; that of an equal one when there is one."""
-        if self._bridging:
-            other = self._by_name.setdefault(value.name, value)
-            if other is value or _equal(other, value):
-                return value.name
-        elif value.shape is not None and prod(value.shape) <= _POOLED:
-            return self.lowering.const(value.numpy())
-        return self.fresh(value.name)
-
-    def _operand(self, value: Value | None, local: Mapping[str, str]) -> str | None:
-        if value is None:
-            return None
-        name = local.get(value.name)
-        if name is not None:
-            return name
-        name = value.name
-        graph = self._graph
-        if name in graph._producer or name in graph._model.inputs or name in graph._model.sparse:
-            node = graph._producer.get(name)
-            if not value.is_const or node is None or node.op != "Constant":
-                return self._instead.get(name, name)
-        if value.is_const:
-            return self.constant(value)
-        raise ValueError(f"{name} is not a value of this graph")
-
-    def fragment(self, op: Op, fragment: Fragment) -> list[Node]:
-        """The nodes that stand for ``op``."""
-        olds = [out.name for out in op.outputs]
-        made = {out.name for inner in fragment.ops for out in inner.outputs}
-        local: dict[str, str] = {}
-        identities: list[tuple[Value, str]] = []
-        for old, new in zip(olds, fragment.results, strict=True):
-            if new.name in made and new.name not in local:
-                local[new.name] = old
-                self.changed.add(old)
-            elif new.name not in made and new.is_const and self._is_new(new) and old not in self._outputs:
-                self.constant(new, old)
-                self.changed.add(old)
-            else:
-                identities.append((new, old))
-        lowering = self.lowering
-        lowering.nodes = []
-        for inner in fragment.ops:
-            ins = [self._operand(value, local) for value in inner.inputs]
-            outs = []
-            for value in inner.outputs:
-                name = local.get(value.name)
-                if name is None:
-                    name = local[value.name] = self.fresh(value.name)
-                    lowering.types[name] = (value.shape, value.dtype)
-                    self.changed.add(name)
-                outs.append(name)
-            lowering.lower(inner, ins, outs)
-        for new, old in identities:
-            name = self._operand(new, local)
-            assert name is not None
-            if old in self._outputs:
-                lowering.nodes.append(Node(_identity(name, old), op.origin))
-            else:
-                self._instead[old] = name
-            self.changed.add(old)
-        return lowering.nodes
-
-    def _is_new(self, value: Value) -> bool:
-        known = self._graph._values.get(value.name)
-        return known is not value and id(value) not in self._by_value
-
-    def bridge(self, op: Op) -> list[Node]:
-        """The nodes of an op of another graph, under its own names."""
-        lowering = self.lowering
-        lowering.nodes = []
-        ins: list[str | None] = []
-        for value in op.inputs:
-            if value is None:
-                ins.append(None)
-            elif value.is_const:
-                ins.append(self.constant(value))
-            else:
-                ins.append(value.name)
-        for value in op.outputs:
-            lowering.types[value.name] = (value.shape, value.dtype)
-        lowering.lower(op, ins, [value.name for value in op.outputs])
-        return lowering.nodes
-
-
-def _equal(a: Value, b: Value) -> bool:
-    if (a.shape, a.dtype) != (b.shape, b.dtype):
-        return False
-    x, y = a.numpy(), b.numpy()
-    return x is y or x.tobytes() == y.tobytes()
-
-
-def _identity(source: str, target: str) -> NodeProto:
-    return NodeProto(op_type="Identity", input=[source], output=[target], name=target)

@@ -41,17 +41,14 @@ class OpenGraph(OnnxGraph):
     #: The values whose shape, or constant, is written so that it holds for any batch.
     opened: list[str]
 
-    def _proto(self, without: Any = (), origins: bool = False) -> ModelProto:
-        proto = super()._proto(without, origins)
-        if origins:  # as it is written; run() has the batch that the graph was made at
-            for value in (*proto.graph.input, *proto.graph.output):
-                same, other = self.axes.get(value.name, (frozenset(), frozenset()))
-                for axis in same | other:
-                    extent = value.type.tensor_type.shape.dim[axis]
-                    extent.Clear()
-                    if axis in same:
-                        extent.dim_param = self.dim
-        return proto
+    def _declare(self, proto: ModelProto) -> None:
+        for value in (*proto.graph.input, *proto.graph.output):
+            same, other = self.axes.get(value.name, (frozenset(), frozenset()))
+            for axis in same | other:
+                extent = value.type.tensor_type.shape.dim[axis]
+                extent.Clear()
+                if axis in same:
+                    extent.dim_param = self.dim
 
 
 def join_batches(one: OnnxGraph, two: OnnxGraph, dim: str) -> OpenGraph:

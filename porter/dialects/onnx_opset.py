@@ -71,7 +71,8 @@ class _Unfit(Exception):
 
 class _Conversion:
     def __init__(self, graph: OnnxGraph, opset: int, dry: bool = False) -> None:
-        from porter.dialects.onnx import OnnxGraph, _Splice
+        from porter.dialects.onnx import OnnxGraph
+        from porter.dialects.onnx_splice import Splice
 
         model = graph._model
         self._dry = dry
@@ -95,7 +96,7 @@ class _Conversion:
         )  # fmt: skip
         self._twin = OnnxGraph(copied, graph.source)
         self._twin._values.update(graph._values)
-        self._splice = _Splice(self._twin)
+        self._splice = Splice(self._twin)
 
     def run(self) -> tuple[OnnxGraph | None, list[Finding]]:
         from porter.dialects.onnx import _live

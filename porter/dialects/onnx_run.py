@@ -6,7 +6,6 @@ Off, so that a tapped value is the one that the graph says, and two graphs diffe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,12 @@ from onnx import ModelProto
 
 from porter.errors import PorterError
 from porter.ops import Array
+from porter.threads import threads
 
-__all__ = ["Session", "threads"]
+__all__ = ["Session"]
 
 #: Tensors of this many bytes are given to the session as they lie in memory, instead of inside of the model.
 LARGE = 1 << 20
-
-
-def threads() -> int:
-    """Threads for one operator: PORTER_THREADS or OMP_NUM_THREADS; 0 (one a core) when neither is set."""
-    for name in ("PORTER_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "")
-        if text.isdigit():
-            return int(text)
-    return 0
 
 
 class Session:

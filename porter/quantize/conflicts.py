@@ -142,9 +142,10 @@ def conflicts(
     """Joins whose parts are left with a handful of steps under the common scale; each once."""
     lost: list[Conflict] = []
     told: set[tuple[str, bool]] = set()
+    seen = calibration.seen
     for join in found:
-        extents = [calibration.seen.get(part.name) for part in join.parts]
-        sizes = [0.0 if seen is None else max(seen[1], -seen[0]) for seen in extents]
+        extents = [seen.get(part.name) for part in join.parts]
+        sizes = [0.0 if pair is None else max(pair[1], -pair[0]) for pair in extents]
         if join.site is not None:
             shared = encodings.input_of(join.site.path)
         elif join.integer:

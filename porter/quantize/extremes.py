@@ -7,26 +7,55 @@ longer than that, so it is done for all at once, or for many samples at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from porter.ops import Array
 from porter.quantize.derive import Derived
-from porter.quantize.observers import NotFiniteError, extent
 
-__all__ = ["Block", "Extremes", "Shelf"]
+__all__ = ["Block", "Look", "Row", "Rows", "Shelf"]
 
-#: Samples in a block.
+#: Samples after which observers are shown what was seen.
 _ROWS = 64
 #: Elements of which a processor's cache holds twice as many for sure.
-_PIECE = 1 << 16
-#: Sets of arrays that are remembered: as many as a stream has.
-_SHELVES = 2
+_PIECE = 1 << 17
+
+
+#: A row: the smallest and the largest element of every value of one sample, (2, values); NaN where it was not seen.
+Row = NDArray[np.float64]
+
+
+class Look:
+    """How the extremes of some arrays are found. It is made once for arrays that are the same objects, with other
+    numbers, in every sample, as those of a stream are.
+
+    Args:
+        arrays: by name.
+        place: where each value is in a row; others are not looked at.
+        known: those whose extremes come from elsewhere.
+
+    Fields:
+        shelf: those that lie side by side in memory.
+    """
+
+    def __init__(self, arrays: Mapping[str, Array], place: Mapping[str, int], known: Container[str] = ()) -> None:
+        mine = {name: array for name, array in arrays.items() if name in place and name not in known}
+        self.shelf = Shelf.of(mine, place)
+        on_shelf = self.shelf.arrays if self.shelf is not None else {}
+        self._others = [(place[name], array) for name, array in mine.items() if name not in on_shelf]
+
+    def see(self, row: Row) -> None:
+        """Write the extremes, as they are now, into a row."""
+        if self.shelf is not None:
+            row[:, self.shelf.places] = self.shelf.extremes()
+        for place, array in self._others:
+            row[:, place] = array.min(), array.max()
 
 
 class Block(NamedTuple):
@@ -37,83 +66,38 @@ class Block(NamedTuple):
     high: NDArray[np.float64]
 
 
-class Extremes:
-    """A block of rows, one a sample: the smallest and the largest element of every value; NaN where it was not seen.
+class Rows:
+    """The rows of some samples.
 
     Args:
-        names: of values that are looked at.
+        names: of the values of a row.
         easy: further values, whose extremes follow from others.
-        lax: those of the names that may hold NaN or infinity, and then are not seen.
-
-    Fields:
-        shelf: of what was looked at last, what lies side by side in memory.
     """
 
-    def __init__(self, names: Sequence[str], easy: Sequence[Derived] = (), lax: Sequence[str] = ()) -> None:
+    def __init__(self, names: Sequence[str], easy: Sequence[Derived] = ()) -> None:
         self.names = [*names, *(each.name for each in easy)]
-        self._place = {name: place for place, name in enumerate(self.names)}
-        self._levels = _levels(easy, self._place)
-        self._lax = frozenset(lax)
-        self._rows: NDArray[np.float64] = np.full((_ROWS, 2, len(self.names)), np.nan)
-        self._count = 0
-        self._shelves: list[Shelf] = []
-        self.shelf: Shelf | None = None
+        self._levels = _levels(easy, {name: place for place, name in enumerate(self.names)})
+        self._rows: list[Row] = []
 
-    def look(self, arrays: Mapping[str, Array]) -> None:
-        """See some of the values of a sample. Raises NotFiniteError with (what, the value's name)."""
-        low, high = self._rows[self._count]
-        shelf = self.shelf = self._on_shelf(arrays)
-        if shelf is not None:
-            low[shelf.places], high[shelf.places] = shelf.extremes()
-        seen = {name: self._place[name] for name in arrays if name in self._place}
-        for name in seen if shelf is None else seen.keys() - shelf.arrays.keys():
-            low[seen[name]], high[seen[name]] = arrays[name].min(), arrays[name].max()
-        places = list(seen.values())
-        if not np.isfinite(low[places] + high[places]).all():
-            for name in seen:
-                self._check(name, arrays[name])
+    def add(self, row: Row) -> None:
+        """The next sample's."""
+        self._rows.append(row)
 
-    def _on_shelf(self, arrays: Mapping[str, Array]) -> Shelf | None:
-        """Those that lie side by side in memory, as the same arrays did before."""
-        found = next((shelf for shelf in self._shelves if shelf.holds(arrays)), None)
-        if found is None:
-            found = Shelf.of({name: array for name, array in arrays.items() if name in self._place}, self._place)
-            if found is not None:
-                self._shelves = [*self._shelves[1 - _SHELVES :], found]
-        return found
-
-    def _check(self, name: str, array: Array) -> None:
-        try:
-            extent(array)
-        except NotFiniteError as error:
-            if name not in self._lax:
-                raise NotFiniteError(str(error), name) from error
-            self._rows[self._count, :, self._place[name]] = np.nan
-
-    def of(self, name: str) -> tuple[float, float]:
-        """The extremes of a value in the sample that is looked at."""
-        low, high = self._rows[self._count, :, self._place[name]]
-        return float(low), float(high)
-
-    def on(self, shelf: Shelf) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The extremes of the values on a shelf in the sample that is looked at."""
-        low, high = self._rows[self._count]
-        return low[shelf.places], high[shelf.places]
-
-    def end(self) -> bool:
-        """The sample is complete; whether the block is full now, and must be taken."""
-        self._count += 1
-        return self._count == _ROWS
+    @property
+    def full(self) -> bool:
+        """Whether it is time to take them."""
+        return len(self._rows) >= _ROWS
 
     def take(self) -> Block:
-        """All complete samples. None is left."""
-        rows = self._rows[: self._count]
+        """All rows. None is left."""
+        known = self._rows[0].shape[1] if self._rows else 0
+        rows = np.full((len(self._rows), 2, len(self.names)), np.nan)
+        for whole, row in zip(rows, self._rows, strict=True):
+            whole[:, :known] = row
         for function, places, sources in self._levels:
             rows[:, :, places] = function.of(rows[:, :, sources].astype(np.float32))
-        taken = Block(self.names, rows[:, 0].T.copy(), rows[:, 1].T.copy())
-        self._count = 0
-        self._rows[...] = np.nan
-        return taken
+        self._rows = []
+        return Block(self.names, rows[:, 0].T, rows[:, 1].T)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +126,9 @@ class Shelf:
 
     def extremes(self) -> tuple[Array, Array]:
         """The smallest and the largest element of each array."""
+        if len(self.pieces) == 1 and len(self.first) == len(self.pieces[0][1]) // 2 + 1:
+            ((memory, bounds),) = self.pieces
+            return np.minimum.reduceat(memory, bounds)[::2], np.maximum.reduceat(memory, bounds)[::2]
         low, high = [], []
         for memory, bounds in self.pieces:  # the second look finds in the cache what the first one fetched
             low.append(np.minimum.reduceat(memory, bounds)[::2])
@@ -151,16 +138,12 @@ class Shelf:
             np.maximum.reduceat(np.concatenate(high), self.first),
         )
 
-    def alike(self, other: Shelf) -> bool:
-        """Whether the other has the same values at the same places of another memory."""
-        return self is other or (
-            self.arrays.keys() == other.arrays.keys()
-            and np.array_equal(self.places, other.places)
-            and np.array_equal(self.ends, other.ends)
-        )
-
-    def holds(self, arrays: Mapping[str, Array]) -> bool:
-        return all(arrays.get(name) is array for name, array in self.arrays.items())
+    def places_of(self, name: str) -> NDArray[np.int64]:
+        """Where in the memory each element of an array is: an array of its shape, whose memory is in the same order."""
+        array = self.arrays[name]
+        start = (array.__array_interface__["data"][0] - self.memory.__array_interface__["data"][0]) // 4
+        places = np.arange(start, start + array.size)
+        return as_strided(places, array.shape, [2 * stride for stride in array.strides])
 
     @staticmethod
     def of(arrays: Mapping[str, Array], place: Mapping[str, int]) -> Shelf | None:

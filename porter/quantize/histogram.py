@@ -9,8 +9,8 @@ rebinning when a larger value comes: an outlier costs the small values none of t
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from functools import lru_cache
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import NamedTuple
 
@@ -19,20 +19,25 @@ from numpy.typing import NDArray
 
 from porter.ops import Array
 
-__all__ = ["MANY", "Histogram", "Side", "upper_halves"]
+__all__ = ["UPPER", "Histogram", "Side", "counted", "in_memory_order", "upper_halves"]
 
 _PER_OCTAVE = 128
 #: Octaves below the largest value that are told apart; what is smaller counts as 0. An int16 range a millionth of the
 #: extremes still has its last step resolved: 15 bits of the dtype and 20 of the outlier.
 _OCTAVES = 40
 _BINS = _PER_OCTAVE * _OCTAVES
-#: Where the upper half of a float32 lies in its two uint16.
-_UPPER = 1 if sys.byteorder == "little" else 0
+#: Which of the two halves of a float32 in memory is the upper one.
+UPPER = 1 if sys.byteorder == "little" else 0
+_HALVES = np.dtype([(half, np.uint16) for half in (("lower", "upper") if UPPER else ("upper", "lower"))])
 _NEGATIVE = 0x8000
-#: Elements counted at a time: their int64 copy (2 MB) stays in the cache.
-_CHUNK = 1 << 18
-#: Of larger arrays every eleventh element is counted, as eleven. (Rows of usual shapes are no multiple of that prime.)
-MANY, _STRIDE = 1 << 17, 11
+#: Elements counted at a time: their int64 copy (512 kB) stays in the cache.
+_CHUNK = 1 << 16
+#: Of large arrays every so manieth place is counted, as so many. (Rows of usual shapes are no multiple of these.)
+_STRIDES = (11, 7, 5, 3)
+#: So many elements of an array are counted at least.
+_LEAST = 1 << 14
+#: Of maps of height and width, a place for all channels; so many places remain at least, for one of such a stride.
+_PLACES = 4
 #: Arrays with fewer elements are gathered first: the 64 thousand counters of a bincount cost as much as they do.
 _GATHER = 1 << 16
 
@@ -81,9 +86,21 @@ def _integral(x: NDArray[np.float64], step: float, top: float) -> NDArray[np.flo
     return np.asarray(inside + beyond * beyond * beyond / 3)
 
 
+class _Scratch(threading.local):
+    """Memory of each thread: to get it from the system for each call takes longer than counting."""
+
+    def __init__(self) -> None:
+        self.place, self.sign = np.empty(_CHUNK, np.uint16), np.empty(_CHUNK, np.uint16)
+        self.mask, self.wide = np.empty(_CHUNK, np.int16), np.empty(_CHUNK, np.int64)
+
+
+_SCRATCH = _Scratch()
+
+
 class Histogram:
     """Counts of signed values. State does not grow with the stream, and :meth:`merge` is exact: in which order arrays
-    come, and in how many histograms, changes nothing. Arrays of more than 131,072 elements are sampled.
+    come, and in how many histograms, changes nothing. Of arrays of more than 49,152 elements a share is counted: see
+    :func:`counted`.
     """
 
     def __init__(self) -> None:
@@ -92,12 +109,12 @@ class Histogram:
         self._zeros = 0
         self._low, self._high = np.inf, -np.inf
         self._gathered: NDArray[np.uint16] | None = None
-        self._waiting = 0
+        self._waiting, self._weight = 0, 1
 
     @property
     def total(self) -> int:
         """The number of values."""
-        return int(self._counts.sum()) + self._zeros + self._waiting
+        return int(self._counts.sum()) + self._zeros + self._waiting * self._weight
 
     @property
     def zeros(self) -> int:
@@ -105,30 +122,26 @@ class Histogram:
         self._flush()
         return self._zeros
 
-    def add(self, x: Array, low: float, high: float) -> None:
-        """Count the elements of ``x``: finite, of any shape, the smallest ``low`` and the largest ``high``."""
-        self._widen(low, high)
-        flat, weight = np.asarray(x, np.float32).ravel(order="K"), 1  # as it lies in memory: order matters only below
-        if flat.size > MANY:
-            flat, weight = _sampled(x, flat), _STRIDE
-        self._take(upper_halves(flat), weight)
+    def add(self, x: Array, low: float, high: float, times: int = 1) -> None:
+        """Count the elements of ``x`` so many times: finite, of any shape, from ``low`` to ``high``."""
+        part, weight = counted(np.asarray(x, np.float32))
+        self.add_halves(upper_halves(part), weight * times, low, high)
 
-    def add_halves(self, halves: NDArray[np.uint16], low: float, high: float) -> None:
-        """Count elements of which these are the :func:`upper_halves`, as :meth:`add` does; they are not sampled."""
+    def add_halves(self, halves: NDArray[np.uint16], weight: int, low: float, high: float) -> None:
+        """Count elements of which these are the :func:`upper_halves`, each ``weight`` times."""
         self._widen(low, high)
-        self._take(halves.reshape(-1), 1)
-
-    def _take(self, codes: NDArray[np.uint16], weight: int) -> None:
-        if codes.size * weight >= _GATHER:
-            for start in range(0, codes.size, _CHUNK):
-                self._count(codes[start : start + _CHUNK], weight)
+        if halves.size >= _GATHER:
+            for some in _chunks(halves):
+                self._count(some, weight)
             return
         if self._gathered is None:
             self._gathered = np.empty(_GATHER, np.uint16)
-        if self._waiting + codes.size > _GATHER:
+        end = self._waiting + halves.size
+        if end > _GATHER or weight != self._weight:
             self._flush()
-        self._gathered[self._waiting : self._waiting + codes.size] = codes
-        self._waiting += codes.size
+            end, self._weight = halves.size, weight
+        np.copyto(self._gathered[self._waiting : end].reshape(halves.shape), halves)
+        self._waiting = end
 
     def merge(self, other: Histogram) -> None:
         """Count everything that ``other`` has counted."""
@@ -143,6 +156,28 @@ class Histogram:
             kept = other._counts[:, shift:]
             self._counts[:, : kept.shape[1]] += kept
             self._zeros += int(other._counts[:, :shift].sum())
+
+    def mapped(self, function: Callable[[Array], Array]) -> Histogram:
+        """The histogram of what a function that never falls makes of the values: float32 to float32, applied to each
+        element. What it makes of a bin is counted where the middle of the bin falls."""
+        self._flush()
+        made = Histogram()
+        if not self.total:
+            return made
+        low, high = function(np.array([self._low, self._high], np.float32)).tolist()
+        sides = self.sides()
+        positive, negative = ((side.low + side.high) / 2 for side in sides)
+        middles = np.concatenate([[0.0], positive, -negative]).astype(np.float32)
+        numbers = np.concatenate([[self._zeros], *(side.number for side in sides)])
+        values = np.clip(function(middles), low, high).astype(np.float32)
+        made._widen(low, high)
+        if made._floor == 0:
+            made._zeros = int(numbers.sum())
+            return made
+        codes = upper_halves(values).astype(np.int64)
+        places = np.maximum((codes & (_NEGATIVE - 1)) - made._floor * _PER_OCTAVE + 1, 0) + (codes >> 15) * (1 + _BINS)
+        made._add(np.bincount(places, numbers, 2 * (1 + _BINS)).astype(np.int64), 1)
+        return made
 
     def _widen(self, low: float, high: float) -> None:
         self._low, self._high = min(self._low, low), max(self._high, high)
@@ -159,22 +194,38 @@ class Histogram:
             self._counts = moved
         self._floor = floor
 
-    def _count(self, codes: NDArray[np.uint16], weight: int = 1) -> None:
+    def _count(self, codes: NDArray[np.uint16], weight: int) -> None:
+        """Count elements of which these are the upper halves: at most a chunk."""
         if self._floor == 0:
             self._zeros += codes.size * weight
             return
-        counts = np.bincount(codes)
-        first, found = self._floor * _PER_OCTAVE, 0
-        for side, start in enumerate((first, _NEGATIVE + first)):
-            part = counts[start : start + _BINS]
-            self._counts[side, : part.size] += part if weight == 1 else part * weight
-            found += int(part.sum())
-        self._zeros += (codes.size - found) * weight
+        # Fewer counters than 65,536: each thread gets those from the system anew, which takes longer than counting.
+        memory = _SCRATCH
+        place, sign, mask, wide = (part[: codes.size] for part in (memory.place, memory.sign, memory.mask, memory.wide))
+        np.copyto(place.reshape(codes.shape), codes)
+        np.right_shift(place, 15, out=sign)
+        np.multiply(sign, 1 + _BINS, out=sign)
+        np.bitwise_and(place, _NEGATIVE - 1, out=place)
+        np.subtract(place, self._floor * _PER_OCTAVE - 1, out=place)
+        signed = place.view(np.int16)
+        np.invert(np.right_shift(signed, 15, out=mask), out=mask)
+        np.bitwise_and(signed, mask, out=signed)  # max(signed, 0), which numpy has no fast form of
+        np.add(place, sign, out=place)
+        np.copyto(wide, place)
+        self._add(np.bincount(wide, minlength=2 * (1 + _BINS)), weight)
+
+    def _add(self, counts: NDArray[np.int64], weight: int) -> None:
+        """Add counts of both signs: of what is too small for a bin, then of each bin."""
+        both = counts[: 2 * (1 + _BINS)].reshape(2, 1 + _BINS)
+        if weight != 1:
+            both *= weight
+        self._zeros += int(both[:, 0].sum())
+        self._counts += both[:, 1:]
 
     def _flush(self) -> None:
         if self._waiting and self._gathered is not None:
             codes, self._waiting = self._gathered[: self._waiting], 0
-            self._count(codes)
+            self._count(codes, self._weight)
 
     # -- what the counts say -----------------------------------------------------------------------
 
@@ -254,27 +305,42 @@ class Histogram:
         self._waiting = 0
 
 
-def upper_halves(flat: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Of each element of a dense vector the half that says its bin: a view."""
-    return flat.view(np.uint16)[_UPPER::2]
+def counted(x: Array) -> tuple[Array, int]:
+    """The elements of an array that are counted, as a view where they lie densely in memory, and how many times each.
+
+    At least 16,384 of an array are. The choice follows from the shape alone; in an array whose channels lie in
+    blocks, with an axis as two, the same elements are chosen. Of four axes and more, the last two are height and width.
+    """
+    places = prod(x.shape[-2:]) if x.ndim > 3 else x.size
+    stride = next((s for s in _STRIDES if x.size >= s * _LEAST and places >= s * _PLACES), 1)
+    if stride == 1:
+        return x, 1
+    return x.reshape(*x.shape[:-2], -1)[..., ::stride] if x.ndim > 3 else x.reshape(-1)[::stride], stride
 
 
-def _sampled(x: Array, flat: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Every eleventh element of ``x``, counted in the order that its shape says; ``flat`` are its elements as they lie
-    in memory."""
-    if x.flags.c_contiguous:
-        return np.ascontiguousarray(flat[::_STRIDE])
-    if np.may_share_memory(x, flat):
-        return flat[_places(x.shape, x.strides)]
-    return np.ascontiguousarray(np.asarray(x, np.float32).reshape(-1)[::_STRIDE])
+def upper_halves(x: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Of each element the half that says its bin: a view, with the axes in the order of memory."""
+    return in_memory_order(x).view(_HALVES)["upper"]
 
 
-@lru_cache(32)
-def _places(shape: tuple[int, ...], strides: tuple[int, ...]) -> NDArray[np.intp]:
-    """Where every eleventh element lies in the memory of a dense float32 array, from the first to the last."""
-    indices = np.unravel_index(np.arange(0, prod(shape), _STRIDE), shape)
-    places = sum(index * (stride // 4) for index, stride in zip(indices, strides, strict=True))
-    return np.sort(np.asarray(places, np.intp))
+def in_memory_order(x: Array) -> Array:
+    """A view with the axes in the order of memory."""
+    return x.transpose(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))
+
+
+def _chunks(codes: NDArray[np.uint16]) -> Iterator[NDArray[np.uint16]]:
+    """Views of at most a chunk."""
+    if codes.size <= _CHUNK:
+        yield codes
+        return
+    each = codes.size // len(codes)
+    if each > _CHUNK:
+        for part in codes:
+            yield from _chunks(part)
+        return
+    step = _CHUNK // each
+    for start in range(0, len(codes), step):
+        yield codes[start : start + step]
 
 
 def _by_size(sides: tuple[Side, Side], zeros: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -30,7 +30,7 @@ from porter.quantize.scheme import PRODUCTS
 __all__ = ["LOOK", "InputScale"]
 
 #: Samples that are looked at.
-LOOK = 32
+LOOK = 16
 #: The input of a first batch norm differs from its training statistics by more than this only on wrong inputs.
 _UNLIKE_TRAINING = 20.0
 #: The result of a first convolution, as a multiple of its bias and in itself: beyond both only on wrong inputs. What is

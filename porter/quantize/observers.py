@@ -45,6 +45,7 @@ __all__ = [
 
 #: (minimum, maximum) to be represented.
 Range = tuple[float, float]
+Floats = NDArray[np.float64]
 
 
 class NotFiniteError(ValueError):
@@ -60,16 +61,20 @@ class Observer(Protocol):
         Returns the (minimum, maximum) of each part. Raises :class:`NotFiniteError`.
         """
 
-    def see(self, extents: Sequence[Range]) -> None:
-        """The part of :meth:`observe` that needs the (minimum, maximum) of each sample alone, for many of them."""
+    def see(self, low: Floats, high: Floats) -> None:
+        """The part of :meth:`observe` that needs the extremes of each sample alone, for many of them: (samples,)."""
 
-    def fill(self, part: Array, low: float, high: float) -> None:
+    def fill(self, part: Array, low: float, high: float, times: int = 1) -> None:
         """The part of :meth:`observe` that needs the elements, of one part of a sample: finite, ``low`` to ``high``.
-        Nothing where :func:`by_extremes`."""
+        Each counts so many times. Nothing where :func:`by_extremes`."""
 
-    def fill_halves(self, halves: NDArray[np.uint16], low: float, high: float) -> None:
-        """:meth:`fill` for elements of small parts of some samples, of which these are the
-        :func:`~porter.quantize.histogram.upper_halves`."""
+    def fill_halves(self, halves: NDArray[np.uint16], weight: int, low: float, high: float) -> None:
+        """:meth:`fill` for what is counted of the parts of some samples: their
+        :func:`~porter.quantize.histogram.upper_halves`, each counted ``weight`` times."""
+
+    def follow(self, source: Observer, function: Callable[[Array], Array]) -> None:
+        """The part of :meth:`observe` that needs the elements, where all are a function that never falls, float32 to
+        float32, of those that ``source``, of the same kind, has seen."""
 
     def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
         """(minimum, maximum) to be represented by ``dtype``; None when nothing was observed.
@@ -116,17 +121,24 @@ class _Extremes:
         extents = [extent(part) for part in parts]
         for part, (low, high) in zip(parts, extents, strict=True):
             self.fill(part, low, high)
-        self.see([_union(extents)])
+        low, high = _union(extents)
+        self.see(np.array([low]), np.array([high]))
         return extents
 
-    def see(self, extents: Sequence[Range]) -> None:
-        self.count += len(extents)
-        self._seen = _union(extents if self._seen is None else [self._seen, *extents])
+    def see(self, low: Floats, high: Floats) -> None:
+        if not low.size:
+            return
+        self.count += low.size
+        ends = float(low.min()), float(high.max())
+        self._seen = ends if self._seen is None else _union([self._seen, ends])
 
-    def fill(self, part: Array, low: float, high: float) -> None:
+    def fill(self, part: Array, low: float, high: float, times: int = 1) -> None:
         pass
 
-    def fill_halves(self, halves: NDArray[np.uint16], low: float, high: float) -> None:
+    def fill_halves(self, halves: NDArray[np.uint16], weight: int, low: float, high: float) -> None:
+        pass
+
+    def follow(self, source: Observer, function: Callable[[Array], Array]) -> None:
         pass
 
     def range_for(self, dtype: Dtype, scheme: Scheme) -> Range | None:
@@ -211,22 +223,23 @@ class MinMax(_Averaged):
         self._iteration = iteration
         self._use_avg = use_avg
 
-    def see(self, extents: Sequence[Range]) -> None:
+    def see(self, low: Floats, high: Floats) -> None:
         before = self.count
-        super().see(extents)
+        super().see(low, high)
         if self._iteration is not None:
-            extents = extents[: max(self._iteration - before, 0)]
-        if self._range is None and extents:
-            self._first = self._range = extents[0]
-            before, extents = before + 1, extents[1:]
-        if self._range is None or not extents:
+            left = max(self._iteration - before, 0)
+            low, high = low[:left], high[:left]
+        if self._range is None and low.size:
+            self._first = self._range = float(low[0]), float(high[0])
+            before, low, high = before + 1, low[1:], high[1:]
+        if self._range is None or not low.size:
             return
         if not self._use_avg:
-            self._range = _union([self._range, *extents])
+            self._range = _union([self._range, (float(low.min()), float(high.max()))])
             return
-        for n, (low, high) in enumerate(extents, before + 1):
+        for n, (least, most) in enumerate(zip(low.tolist(), high.tolist(), strict=True), before + 1):
             old_low, old_high = self._range
-            self._range = ((old_low * n + low) / (n + 1), (old_high * n + high) / (n + 1))
+            self._range = ((old_low * n + least) / (n + 1), (old_high * n + most) / (n + 1))
 
     def merge(self, other: Observer) -> None:
         """See :meth:`Observer.merge`. Raises ValueError, too, where ``iteration`` ends among the other's samples."""
@@ -270,14 +283,14 @@ class MovingAverage(_Averaged):
         super().__init__()
         self._constant = averaging_constant
 
-    def see(self, extents: Sequence[Range]) -> None:
-        super().see(extents)
-        for low, high in extents:
+    def see(self, low: Floats, high: Floats) -> None:
+        super().see(low, high)
+        for least, most in zip(low.tolist(), high.tolist(), strict=True):
             if self._range is None:
-                self._first = self._range = (low, high)
+                self._first = self._range = (least, most)
             else:
                 (old_low, old_high), c = self._range, self._constant
-                self._range = (old_low + c * (low - old_low), old_high + c * (high - old_high))
+                self._range = (old_low + c * (least - old_low), old_high + c * (most - old_high))
 
     def merge(self, other: Observer) -> None:
         self._check(other)
@@ -309,11 +322,15 @@ class _Histogrammed(_Extremes):
     def observe(self, *parts: Array) -> list[Range]:
         return super().observe(*(np.asarray(part, np.float32) for part in parts))
 
-    def fill(self, part: Array, low: float, high: float) -> None:
-        self.histogram.add(part, low, high)
+    def fill(self, part: Array, low: float, high: float, times: int = 1) -> None:
+        self.histogram.add(part, low, high, times)
 
-    def fill_halves(self, halves: NDArray[np.uint16], low: float, high: float) -> None:
-        self.histogram.add_halves(halves, low, high)
+    def fill_halves(self, halves: NDArray[np.uint16], weight: int, low: float, high: float) -> None:
+        self.histogram.add_halves(halves, weight, low, high)
+
+    def follow(self, source: Observer, function: Callable[[Array], Array]) -> None:
+        assert isinstance(source, _Histogrammed)
+        self.histogram = source.histogram.mapped(function)
 
     def merge(self, other: Observer) -> None:
         self._check(other)

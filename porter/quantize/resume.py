@@ -92,7 +92,7 @@ class Resume:
         if arrays is not None:
             items = iter(data)
             for _ in range(int(arrays["done"])):
-                self._digest(next(items))
+                self.digest(next(items))
             if self._items.hexdigest() == str(arrays["items"]):
                 made.restore(arrays)
                 done = int(arrays["done"])
@@ -106,16 +106,20 @@ class Resume:
         made.notes.append(Finding("PT430", "note", text, op=self._path.name))
         return 0, iter(data)
 
-    def saw(self, done: int, made: Stateful, item: Sequence[Array], now: bool = False) -> None:
-        """``made`` has seen ``item``, the ``done``th; write the file if it is time, or ``now``."""
-        self._digest(item)
-        if now or time.monotonic() - self._saved >= _EVERY:
-            head = {"key": np.array(self._key), "done": np.array(done), "items": np.array(self._items.hexdigest())}
-            with atomic_file(self._path, overwrite=True) as fresh, fresh.open("wb") as file:
-                np.savez(file, **head, **made.state())  # type: ignore[arg-type]
-            self._saved = time.monotonic()
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a new version of the file."""
+        return time.monotonic() - self._saved >= _EVERY
 
-    def _digest(self, item: Sequence[Array]) -> None:
+    def save(self, done: int, made: Stateful) -> None:
+        """Write the file: ``made`` has seen ``done`` samples, each of which was digested."""
+        head = {"key": np.array(self._key), "done": np.array(done), "items": np.array(self._items.hexdigest())}
+        with atomic_file(self._path, overwrite=True) as fresh, fresh.open("wb") as file:
+            np.savez(file, **head, **made.state())  # type: ignore[arg-type]
+        self._saved = time.monotonic()
+
+    def digest(self, item: Sequence[Array]) -> None:
+        """The next sample that was seen."""
         for array in item:
             _add(self._items, array)
 

@@ -407,7 +407,7 @@ def test_saving_beside_the_original(tmp_path: Path) -> None:
 
 
 def test_weights_too_large_for_protobuf_are_written_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import porter.dialects.onnx as module
+    import porter.dialects.onnx_save as module
 
     monkeypatch.setattr(module, "_INSIDE", 1000)
     weight = numpy_helper.from_array(np.arange(1024, dtype="f4").reshape(4, 256), "w")
@@ -423,7 +423,7 @@ def test_weights_too_large_for_protobuf_are_written_beside(tmp_path: Path, monke
 
 
 def test_run_with_weights_too_large_for_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
-    import porter.dialects.onnx as module
+    import porter.dialects.onnx_save as module
 
     weight = numpy_helper.from_array(np.arange(1024, dtype="f4").reshape(4, 256), "w")
     x, y = helper.make_tensor_value_info("x", 1, [1, 4]), helper.make_tensor_value_info("y", 1, [1, 256])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams: what they give is what a run gives, whatever the order in memory."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import pytest
@@ -52,6 +54,11 @@ def samples(count=4):
 TAPS = ["a_y", "relu_y", "d_y", "s_y", "silu_y", "cat_y"]
 
 
+def in_blocks(graph):
+    (found,) = graph._sessions._blocks.values()
+    return found
+
+
 def equal(graph, got, item):
     want = graph.run(item, TAPS, fast=True)
     assert len(got) == len(want)
@@ -60,25 +67,27 @@ def equal(graph, got, item):
 
 
 @pytest.mark.parametrize("external", [False, True])
-def test_a_stream_gives_what_runs_give_until_the_call_after_the_next(external, tmp_path):
+@pytest.mark.parametrize("count", [1, 3])
+def test_streams_give_what_runs_give_until_their_next_call(external, count, tmp_path):
     graph = wide(tmp_path / "m.onnx" if external else None)
-    run = graph.stream(TAPS)
+    runs = graph.streams(TAPS, count)
     items = samples(6)
     given = []
     for index, item in enumerate(items):
-        given.append(run(item))
-        for ago in range(min(index, 1) + 1):
+        given.append(runs[index % count](item))
+        for ago in range(min(index + 1, count)):
             equal(graph, given[index - ago], items[index - ago])
-    if next(iter(graph._blocks.values())) is not None:
-        assert given[0][1] is given[2][1]  # the same memory again
+    if in_blocks(graph) is not None:
+        assert given[0][1] is given[count][1]  # the same memory again
     assert sorted(p.name for p in tmp_path.iterdir()) == (["m.onnx", "weights.bin"] if external else [])
 
 
 def test_values_come_in_blocks_where_the_runtime_has_blocks():
     """On a processor for which onnxruntime has no blocks of channels, there is nothing to win, and nothing else."""
     graph = wide()
-    made = graph.stream(TAPS)(samples(1)[0])
-    found = next(iter(graph._blocks.values()))
+    (run,) = graph.streams(TAPS, 1)
+    made = run(samples(1)[0])
+    found = in_blocks(graph)
     if found is None:
         assert all(array.flags.c_contiguous for array in made)
     else:
@@ -88,7 +97,7 @@ def test_values_come_in_blocks_where_the_runtime_has_blocks():
 
 def test_blocks_that_are_not_full_come_in_plain_order():
     graph = wide(channels=20)
-    run = graph.stream(TAPS)
+    (run,) = graph.streams(TAPS, 1)
     for item in samples(2):
         given = run(item)
         equal(graph, given, item)
@@ -104,15 +113,15 @@ def test_where_the_copy_fails_or_differs_the_model_is_run_the_plain_way(broken, 
 
     monkeypatch.setattr(onnx_stream, broken, fail)
     graph = wide()
-    run = graph.stream(TAPS)
+    (run,) = graph.streams(TAPS, 1)
     for item in samples(2):
         equal(graph, run(item), item)
-    assert list(graph._blocks.values()) == [None]
+    assert in_blocks(graph) is None
 
 
 def test_a_wrong_input_is_refused_and_the_stream_goes_on():
     graph = wide()
-    run = graph.stream(TAPS)
+    (run,) = graph.streams(TAPS, 1)
     (item,) = samples(1)
     for call in range(2):  # before the session is made, and after
         with pytest.raises(PorterError) as error:
@@ -124,7 +133,28 @@ def test_a_wrong_input_is_refused_and_the_stream_goes_on():
 def test_a_changed_model_has_a_stream_of_its_own():
     graph = wide()
     (item,) = samples(1)
-    graph.stream(TAPS)(item)
+    (run,) = graph.streams(TAPS, 1)
+    run(item)
     other = graph.with_constants({"a": np.zeros((32, 3, 3, 3), np.float32)})
-    assert not other.stream(TAPS)(item)[1].any()
-    assert graph.stream(TAPS)(item)[1].any()
+    (changed,) = other.streams(TAPS, 1)
+    assert not changed(item)[1].any()
+    assert run(item)[1].any()
+
+
+def test_streams_in_threads_give_what_runs_give():
+    """Each in a thread of its own, many samples at once, begun at the same time."""
+    graph = wide()
+    items = samples(24)
+    want = [graph.run(item, TAPS, fast=True) for item in items]
+    streams = graph.streams(TAPS, 3)
+
+    def seen(stream, chosen):
+        return [[array.reshape(plain.shape).copy() for array, plain in zip(stream(items[i]), want[i], strict=True)]
+                for i in chosen]  # fmt: skip
+
+    with ThreadPoolExecutor(3) as pool:
+        parts = [pool.submit(seen, stream, range(start, 24, 3)) for start, stream in enumerate(streams)]
+    for start, part in enumerate(parts):
+        for index, arrays in zip(range(start, 24, 3), part.result(), strict=True):
+            for got, plain in zip(arrays, want[index], strict=True):
+                np.testing.assert_array_equal(got, plain)

@@ -135,7 +135,8 @@ def test_an_interrupted_calibration_goes_on_with_the_same_result(graph, tmp_path
     whole = run(graph, observer)
     assert ranges(made) == ranges(whole)
     assert made.seen == whole.seen
-    assert made.sizes == whole.sizes
+    for key, array in whole.tally.state().items():
+        np.testing.assert_array_equal(made.tally.state()[key], array)
     assert made.scale.ratio == whole.scale.ratio
     (note,) = made.notes
     assert note.code == "PT430" and "went on after" in note.message

@@ -45,13 +45,18 @@ def images(count=5):
 
 def fetched(graph, monkeypatch):
     """The names that runs of the graph are asked for, from now on."""
-    names, run = [], type(graph).run
+    names, run, streams = [], type(graph).run, type(graph).streams
 
     def spy(self, inputs, taps=(), **options):
         names.extend(taps)
         return run(self, inputs, taps, **options)
 
+    def spy_streams(self, taps, count):
+        names.extend(taps)
+        return streams(self, taps, count)
+
     monkeypatch.setattr(type(graph), "run", spy)
+    monkeypatch.setattr(type(graph), "streams", spy_streams)
     return names
 
 
@@ -73,8 +78,9 @@ def test_the_ranges_are_those_of_the_tensors(observer, taps_bytes, monkeypatch):
         want, got = (m.observers[name].range_for("int8", None) for m in (one, made))
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(made.seen[name], one.seen[name], rtol=1e-6, atol=1e-7)
-        np.testing.assert_allclose(made.sizes[name].top, one.sizes[name].top, rtol=1e-6)
-        assert made.sizes[name].count == len(images())
+        place = made.tally.names.index(name)
+        np.testing.assert_allclose(made.tally.top[place], one.tally.top[0], rtol=1e-6)
+        assert made.tally.count[place] == len(images())
     names.clear()
     calibrate(graph, pairs, data, observer)
     assert {f"{name}_y" for name in NODES} <= set(names)

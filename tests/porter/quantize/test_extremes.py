@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from porter.quantize.extremes import Extremes
+from porter.quantize.extremes import Look, Rows
 from porter.quantize.observers import NotFiniteError
 
 
@@ -25,15 +25,19 @@ def side_by_side(arrays):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 70), st.booleans(), st.integers(0, 99))
 def test_extremes_are_those_of_the_arrays(sizes, samples, together, seed):
     rng = np.random.default_rng(seed)
-    rows = Extremes([f"v{i}" for i in range(len(sizes))])
+    names = [f"v{i}" for i in range(len(sizes))]
+    look, rows = Look(names), Rows(names)
     blocks, want = [], []
     for _ in range(samples):
         arrays = {f"v{i}": rng.normal(size=size).astype(np.float32) for i, size in enumerate(sizes)}
         want.append([(a.min(), a.max()) for a in arrays.values()])
-        rows.look(side_by_side(arrays) if together else arrays)
-        assert rows.of("v0") == want[-1][0]
-        if rows.end():
+        row = look.row()
+        look.see(side_by_side(arrays) if together else arrays, row)
+        assert look.of("v0", row) == want[-1][0]
+        rows.add(row)
+        if rows.full:
             blocks.append(rows.take())
+    assert len(blocks) == samples // 64
     blocks.append(rows.take())
     assert rows.take().low.shape == (len(sizes), 0)
     low, high = (np.concatenate(parts, 1).T for parts in ([b.low for b in blocks], [b.high for b in blocks]))
@@ -44,13 +48,14 @@ def test_extremes_are_those_of_the_arrays(sizes, samples, together, seed):
 def test_large_arrays_are_looked_at_in_pieces(sizes):
     rng = np.random.default_rng(0)
     arrays = {f"v{i}": rng.normal(size=size).astype(np.float32) for i, size in enumerate(sizes)}
-    rows = Extremes(list(arrays))
+    look = Look(list(arrays))
     for at in (0, -1):  # an extreme in the first place, and in the last
         for index, array in enumerate(arrays.values()):
             array[at], array[array.size // 2] = 100 + index, -100 - index
-        rows.look(side_by_side(arrays))
-        assert rows.shelf is not None and rows.shelf.arrays.keys() == arrays.keys()
-        assert [rows.of(name) for name in arrays] == [(a.min(), a.max()) for a in arrays.values()]
+        row = look.row()
+        look.see(side_by_side(arrays), row)
+        assert look.shelf is not None and look.shelf.arrays.keys() == arrays.keys()
+        assert [look.of(name, row) for name in arrays] == [(a.min(), a.max()) for a in arrays.values()]
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -58,14 +63,15 @@ def test_the_same_memory_is_looked_at_again(together):
     """The arrays of a stream are the same objects with other numbers in them."""
     arrays = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(5, np.float32), "c": np.zeros(4, np.int64)}
     arrays = side_by_side(arrays) if together else arrays
-    rows = Extremes(["a", "b", "c"])
+    look, rows = Look(["a", "b", "c"]), Rows(["a", "b", "c"])
     for number in range(5):
         for name, array in arrays.items():
             array[...] = number
             array.flat[0] = -number if name == "a" else number
-        rows.look({**arrays, "unknown": np.zeros(3)})
-        assert [rows.of(name) for name in "abc"] == [(-number, number), (number, number), (number, number)]
-        rows.end()
+        row = look.row()
+        look.see({**arrays, "unknown": np.zeros(3)}, row)
+        assert [look.of(name, row) for name in "abc"] == [(-number, number), (number, number), (number, number)]
+        rows.add(row)
     taken = rows.take()
     np.testing.assert_array_equal(taken.low, [[0, -1, -2, -3, -4], range(5), range(5)])
 
@@ -76,20 +82,20 @@ def test_what_is_not_finite_is_named_and_a_lax_value_is_not_seen(bad, together):
     arrays = {"a": np.ones(4, np.float32), "b": np.array([1, bad, 2], np.float32), "c": np.ones(1, np.float32)}
     arrays = side_by_side(arrays) if together else arrays
     with pytest.raises(NotFiniteError) as error:
-        Extremes(["a", "b", "c"]).look(arrays)
+        Look(["a", "b", "c"]).see(arrays, np.full((2, 3), np.nan))
     assert error.value.args == ("1 of 3 values are not finite", "b")
-    rows = Extremes(["a", "b", "c"], lax=["b"])
-    rows.look(arrays)
-    rows.end()
-    np.testing.assert_array_equal(rows.take().high, [[1], [np.nan], [1]])
+    look = Look(["a", "b", "c"], lax=["b"])
+    row = look.row()
+    look.see(arrays, row)
+    np.testing.assert_array_equal(row[1], [1, np.nan, 1])
 
 
 def test_a_value_that_some_samples_lack():
-    rows = Extremes(["a", "b"])
-    rows.look({"a": np.array([1.0, 2.0]), "b": np.array([3.0])})
-    rows.end()
-    rows.look({"a": np.array([5.0])})
-    rows.end()
+    look, rows = Look(["a", "b"]), Rows(["a", "b"])
+    for arrays in ({"a": np.array([1.0, 2.0]), "b": np.array([3.0])}, {"a": np.array([5.0])}):
+        row = look.row()
+        look.see(arrays, row)
+        rows.add(row)
     taken = rows.take()
     np.testing.assert_array_equal(taken.low, [[1, 5], [3, np.nan]])
     np.testing.assert_array_equal(taken.high, [[2, 5], [3, np.nan]])

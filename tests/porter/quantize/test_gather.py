@@ -1,32 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small tensors that are kept for some samples: counted late, they are counted all the same."""
 
+from threading import Lock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_extremes import side_by_side
 
-from porter.quantize.extremes import Extremes
+from porter.quantize.extremes import Look
 from porter.quantize.gather import Gather
 from porter.quantize.observers import make_observer
 
 
 def shown(arrays_of_samples, names, order=None):
-    """Observers that saw samples through rows and gather, and how many values were kept at a time."""
+    """Observers that saw samples through a look and a gather, and how many values were kept at a time."""
     observers = {name: make_observer("mse") for name in names}
-    rows, gather = Extremes(list(arrays_of_samples[0])), Gather(observers)
+    look, gather = Look(list(arrays_of_samples[0])), Gather(observers, {name: Lock() for name in names})
     kept = set()
     for arrays in arrays_of_samples:
         placed = side_by_side({name: arrays[name] for name in (order or arrays)})
-        rows.look(placed)
-        taken = gather.take(rows.shelf, *rows.on(rows.shelf)) if rows.shelf is not None else ()
+        row = look.row()
+        look.see(placed, row)
+        taken = gather.take(look.shelf, row) if look.shelf is not None else ()
         kept.add(len(taken))
         for name in names:
             if name not in taken:
-                observers[name].fill(placed[name], *rows.of(name))
-        if rows.end():
-            rows.take()
+                observers[name].fill(placed[name], *look.of(name, row))
     gather.flush()
     gather.flush()  # nothing is left to be shown twice
     return observers, kept
@@ -68,13 +69,14 @@ def test_another_shelf_has_its_own_place(first):
     """Values in another order, or of other sizes, on another run of the same sample."""
     rng = np.random.default_rng(0)
     observers = {name: make_observer("mse") for name in "abc"}
-    gather, want = Gather(observers), []
+    gather, want = Gather(observers, {name: Lock() for name in observers}), []
     for index in range(6):
         sizes = {"a": 5, "b": 7} if index % 4 < first else {"b": 4, "a": 9, "c": 2}
         arrays = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
-        rows = Extremes(list(arrays))
-        rows.look(side_by_side(arrays))
-        assert gather.take(rows.shelf, *rows.on(rows.shelf)) == arrays.keys()
+        look = Look(list(arrays))
+        row = look.row()
+        look.see(side_by_side(arrays), row)
+        assert gather.take(look.shelf, row) == arrays.keys()
         want.append(arrays)
     gather.flush()
     for name in "abc":
