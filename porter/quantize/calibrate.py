@@ -195,9 +195,10 @@ def calibrate(
     watcher = _Watcher(graph, made, rows, followers, count, kept)
     with deferred_signals(kept is not None) as signalled:
         done, items = (0, iter(data)) if kept is None else kept.take_up(made, data, count)
-        for item in items:
-            side_by_side = lanes(Taps(graph, wanted, taps_bytes), shared, item)
-            watcher.watch(side_by_side, chain([item], items), done, signalled)
+        first = next(items, None)
+        if first is not None:  # a calibration that is taken up again may have seen all
+            side_by_side = lanes(Taps(graph, wanted, taps_bytes), shared, first)
+            watcher.watch(side_by_side, chain([first], items), done, signalled)
     if signalled:
         obey(signalled[0])
     return made

@@ -51,9 +51,9 @@ def fetched(graph, monkeypatch):
         names.extend(taps)
         return run(self, inputs, taps, **options)
 
-    def spy_streams(self, taps, count):
+    def spy_streams(self, taps, count, sample):
         names.extend(taps)
-        return streams(self, taps, count)
+        return streams(self, taps, count, sample)
 
     monkeypatch.setattr(type(graph), "run", spy)
     monkeypatch.setattr(type(graph), "streams", spy_streams)
@@ -86,12 +86,32 @@ def test_the_ranges_are_those_of_the_tensors(observer, taps_bytes, monkeypatch):
     assert {f"{name}_y" for name in NODES} <= set(names)
 
 
-def test_observers_of_values_see_them(monkeypatch):
+@pytest.mark.parametrize("observer", ["mse", "percentile(99)", "kl", "mix"])
+def test_histograms_follow_to_a_bin(observer, monkeypatch):
+    """Values that are not fetched, beside those of calibrations in which each is fetched for itself."""
     graph = chain()
     names = fetched(graph, monkeypatch)
-    groups = {name: (name,) for name in ("conv_y", "relu_y", "sigmoid_y")}
+    groups = {name: (name,) for name in ("conv_y", *(f"{name}_y" for name in NODES))}
+    data = open_data(images(), graph.inputs)
+    made = calibrate(graph, groups, data, observer)
+    assert set(names) == {"conv_y"}
+    for name in groups:
+        alone = calibrate(graph, {name: (name,)}, data, observer)
+        got, want = made.observers[name].histogram, alone.observers[name].histogram
+        assert got.total == want.total
+        if name in ("relu_y", "relu6_y"):
+            assert got.zeros == want.zeros
+            np.testing.assert_array_equal(got.sides()[0].number, want.sides()[0].number)
+        for fraction in (0.5, 0.9, 0.99):
+            np.testing.assert_allclose(got.quantile(fraction), want.quantile(fraction), rtol=1 / 64)
+
+
+def test_a_group_of_two_is_fetched(monkeypatch):
+    graph = chain()
+    names = fetched(graph, monkeypatch)
+    groups = {"both": ("conv_y", "relu_y"), "relu6_y": ("relu6_y",), "sigmoid_y": ("sigmoid_y",)}
     calibrate(graph, groups, open_data(images(), graph.inputs), "mse")
-    assert set(names) == set(groups)
+    assert set(names) == {"conv_y", "relu_y", "relu6_y", "sigmoid_y"}
 
 
 @given(data=st.data(), kind=st.sampled_from(sorted(RISING)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small tensors that are kept for some samples: counted late, they are counted all the same."""
+"""Tensors that are kept for some samples: counted late, they are counted all the same."""
 
 from threading import Lock
 
@@ -9,35 +9,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_extremes import side_by_side
 
+from porter.quantize import gather as module
 from porter.quantize.extremes import Look
 from porter.quantize.gather import Gather
 from porter.quantize.observers import make_observer
 
 
-def shown(arrays_of_samples, names, order=None):
-    """Observers that saw samples through a look and a gather, and how many values were kept at a time."""
+def shown(items, names, times=lambda index: 1):
+    """Observers that saw samples, in the same memory each, through a look and a gather; and the names that it kept."""
     observers = {name: make_observer("mse") for name in names}
-    look, gather = Look(list(arrays_of_samples[0])), Gather(observers, {name: Lock() for name in names})
-    kept = set()
-    for arrays in arrays_of_samples:
-        placed = side_by_side({name: arrays[name] for name in (order or arrays)})
-        row = look.row()
-        look.see(placed, row)
-        taken = gather.take(look.shelf, row) if look.shelf is not None else ()
-        kept.add(len(taken))
-        for name in names:
-            if name not in taken:
-                observers[name].fill(placed[name], *look.of(name, row))
+    gather = Gather(observers, {name: Lock() for name in names})
+    placed = side_by_side(items[0])
+    look = Look(placed, {name: place for place, name in enumerate(placed)})
+    kept = gather.keep(look.shelf) if look.shelf is not None else ()
+    for index, arrays in enumerate(items):
+        for name, array in arrays.items():
+            placed[name][...] = array
+        row = np.full((2, len(placed)), np.nan)
+        look.see(row)
+        if look.shelf is not None and times(index):
+            gather.take(look.shelf, row, times(index))
     gather.flush()
     gather.flush()  # nothing is left to be shown twice
-    return observers, kept
+    return observers, set(kept)
 
 
-def same(observers, arrays_of_samples):
+def same(observers, items, times=lambda index: 1):
     for name, observer in observers.items():
         alone = make_observer("mse")
-        for arrays in arrays_of_samples:
-            alone.fill(arrays[name], float(arrays[name].min()), float(arrays[name].max()))
+        for index, arrays in enumerate(items):
+            if times(index):
+                array = arrays[name]
+                alone.fill(array, float(array.min()), float(array.max()), times(index))
         want, got = alone.histogram.state(), observer.histogram.state()
         for key, array in want.items():
             np.testing.assert_array_equal(got[key], array, err_msg=f"{name} {key}")
@@ -53,31 +56,39 @@ def test_all_elements_are_counted_once(sizes, samples, seed):
         for scale in scales
     ]
     observers, kept = shown(items, list(items[0])[1:])  # the first is not observed
-    assert kept == {len(sizes)}
+    assert kept == items[0].keys()
     same(observers, items)
 
 
-def test_a_shelf_with_a_large_array_is_not_kept():
-    items = [{"a": np.ones(10, np.float32), "b": np.ones(131073, np.float32)} for _ in range(2)]
-    observers, kept = shown(items, ["a", "b"])
-    assert kept == {0}
-    same(observers, items)
-
-
-@pytest.mark.parametrize("first", [1, 3])
-def test_another_shelf_has_its_own_place(first):
-    """Values in another order, or of other sizes, on another run of the same sample."""
+@pytest.mark.parametrize("shape", [(1, 32, 60, 50), (200_000,), (3, 70_000)])
+def test_of_large_arrays_the_same_share_is_counted(shape):
     rng = np.random.default_rng(0)
-    observers = {name: make_observer("mse") for name in "abc"}
-    gather, want = Gather(observers, {name: Lock() for name in observers}), []
-    for index in range(6):
-        sizes = {"a": 5, "b": 7} if index % 4 < first else {"b": 4, "a": 9, "c": 2}
-        arrays = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
-        look = Look(list(arrays))
-        row = look.row()
-        look.see(side_by_side(arrays), row)
-        assert gather.take(look.shelf, row) == arrays.keys()
-        want.append(arrays)
-    gather.flush()
-    for name in "abc":
-        same({name: observers[name]}, [arrays for arrays in want if name in arrays])
+    items = [
+        {"a": rng.normal(size=10).astype(np.float32), "b": rng.normal(size=shape).astype(np.float32)} for _ in range(6)
+    ]
+    observers, kept = shown(items, ["a", "b"])
+    assert kept == {"a", "b"}
+    assert observers["b"].histogram.total < 6 * 1.01 * items[0]["b"].size
+    same(observers, items)
+
+
+def test_samples_that_count_more_than_once():
+    rng = np.random.default_rng(0)
+    items = [
+        {name: rng.normal(size=size).astype(np.float32) for name, size in (("a", 9), ("b", 70))} for _ in range(23)
+    ]
+
+    def times(index):
+        return 1 if index < 6 else 4 if index % 4 == 0 else 0
+
+    observers, _ = shown(items, ["a", "b"], times)
+    assert observers["a"].histogram.total == 9 * (6 + 4 * 4)
+    same(observers, items, times)
+
+
+def test_what_does_not_fit_into_memory_is_not_kept(monkeypatch):
+    monkeypatch.setattr(module, "_BYTES", 100)
+    items = [{"a": np.ones(10, np.float32), "b": np.ones(20, np.float32)}]
+    observers, kept = shown(items, ["a", "b"])
+    assert not kept
+    assert {observer.histogram.total for observer in observers.values()} == {0}
