@@ -4,12 +4,11 @@
     python benchmarks/quantize/calibration_speed.py det.onnx:1x3x640x640 yolox_nano.onnx:1x3x128x128
     python benchmarks/quantize/calibration_speed.py --memory det.onnx:1x3x640x640
 
-Plain inference is an InferenceSession with its default options on arrays in memory, with as many threads as porter's
-calibration uses (PORTER_THREADS, OMP_NUM_THREADS). ``wall`` is elapsed time; calibration observes one sample while the
-model runs on the next, so where a core is free, observing costs little of it. ``cpu`` is processor time of the whole
-process, which no free core hides. Both are ratios of medians of several rounds, in turns with the plain runs. The
-runtime's sessions of both are made before. Channels are observed where the target has scales for them. Ranges are found
-once, after the last sample, and are timed apart.
+Plain inference is an InferenceSession with its default options on arrays in memory, which computes one image at a time
+with all cores, or with as many threads as PORTER_THREADS or OMP_NUM_THREADS say. Calibration computes a few images at a
+time, with one core each. ``wall`` is elapsed time, ``cpu`` processor time of the whole process. Both are ratios of
+medians of several rounds, in turns with the plain runs. The runtime's sessions of both are made before. Channels are
+observed where the target has scales for them. Ranges are found once, after the last sample, and are timed apart.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from porter.quantize.scheme import Scheme
 from porter.target import Target
 from porter.threads import threads
 
-_ROUNDS = 5
+_ROUNDS = 7
 
 
 class Images:

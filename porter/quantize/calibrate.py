@@ -20,7 +20,7 @@ from porter.quantize.derive import Derived, derived
 from porter.quantize.encodings import Encoding
 from porter.quantize.extremes import Block, Rows
 from porter.quantize.input_scale import InputScale
-from porter.quantize.lane import Lane, Seen, Shared, lanes, locks
+from porter.quantize.lane import Lane, Seen, Shared, every, lanes, locks
 from porter.quantize.numerics import Dtype
 from porter.quantize.observers import Observer, by_extremes, observer_maker
 from porter.quantize.resume import Resume, deferred_signals, fingerprint, obey
@@ -180,6 +180,7 @@ def calibrate(
         lax=only,
         once=[name for name in group_of if values[name].is_const],
         counted={n: made.observers[group] for n, group in group_of.items() if not by_extremes(made.observers[group])},
+        every=every(len(data)),
         channels=alone,
         ranks={name: len(values[name].shape or ()) for name in alone},
         first=None if scale is None else scale.value,

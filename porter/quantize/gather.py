@@ -7,11 +7,10 @@ element the half that histograms look at), and each is counted for some samples 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
 from porter.quantize.extremes import Row, Shelf
 from porter.quantize.histogram import UPPER, counted, in_memory_order
@@ -48,14 +47,11 @@ class Gather:
         self._free -= kept.nbytes
         return shelf.arrays.keys()
 
-    def take(self, shelf: Shelf, row: Row, times: int) -> None:
-        """Keep what is on a shelf now, in a sample of that row, to be counted so many times."""
+    def take(self, shelf: Shelf, row: Row) -> None:
+        """Keep what is on a shelf now, in a sample of that row."""
         kept = self._kept.get(id(shelf))
         if kept is None:
             return
-        if kept.times != times:
-            self._show(kept)
-            kept.times = times
         low, high = row[:, shelf.places]
         kept.low, kept.high = np.minimum(kept.low, low), np.maximum(kept.high, high)
         # One call for all, though copies of every array would be as fast: threads wait for each other at every call.
@@ -75,7 +71,7 @@ class Gather:
             if name in kept.counted:
                 place, weight = kept.counted[name]
                 with self._locks[name]:
-                    self._observers[name].fill_halves(kept.rows[: kept.count, place], weight * kept.times, low, high)
+                    self._observers[name].fill_halves(kept.rows[: kept.count, place], weight, low, high)
         kept.clear()
 
 
@@ -87,27 +83,35 @@ class _Kept:
         chosen: the places in it of what is counted.
         counted: for a value, its part of a row, and how many times each element counts.
         rows: what was kept, one a sample.
-        times: how many times the samples in them count.
         nbytes: of everything.
     """
 
     def __init__(self, shelf: Shelf, observers: Mapping[str, Observer]) -> None:
         self.shelf = shelf
-        self.times = 1
         self.halves = shelf.memory.view(np.uint16)
         self.counted: dict[str, tuple[slice, int]] = {}
-        chosen: list[NDArray[np.int64]] = []
         size = 0
-        for name in shelf.arrays:
+        for name, array in shelf.arrays.items():
             if name in observers:
-                part, weight = counted(shelf.places_of(name))
+                part, weight = counted(array)
                 self.counted[name] = slice(size, size + part.size), weight
-                chosen.append(in_memory_order(part).reshape(-1))
                 size += part.size
-        self.chosen = 2 * np.concatenate([*chosen, np.zeros(0, np.int64)]) + UPPER
+        self.chosen = np.empty(size, np.int64)
+        for (name, (place, weight)), (start, stop) in zip(self.counted.items(), self._ends(), strict=True):
+            if weight == 1:  # in whatever order
+                self.chosen[place] = np.arange(2 * start + UPPER, 2 * stop + UPPER, 2)
+            else:
+                part, _ = counted(shelf.places_of(name))
+                self.chosen[place] = 2 * in_memory_order(part).reshape(-1) + UPPER
         self.rows = np.empty((_SAMPLES, size), np.uint16)
         self.nbytes = self.rows.nbytes + self.chosen.nbytes if size else 0
         self.clear()
+
+    def _ends(self) -> Iterator[list[int]]:
+        """Where the memory of each value begins and ends."""
+        for name, ends in zip(self.shelf.arrays, self.shelf.ends.tolist(), strict=True):
+            if name in self.counted:
+                yield ends
 
     def clear(self) -> None:
         """Forget what is kept."""

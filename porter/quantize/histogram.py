@@ -33,7 +33,7 @@ _NEGATIVE = 0x8000
 #: Elements counted at a time: their int64 copy (512 kB) stays in the cache.
 _CHUNK = 1 << 16
 #: Of large arrays every so manieth place is counted, as so many. (Rows of usual shapes are no multiple of these.)
-_STRIDES = (11, 7, 5, 3)
+_STRIDES = (41, 23, 11, 7, 5, 3)
 #: So many elements of an array are counted at least.
 _LEAST = 1 << 14
 #: Of maps of height and width, a place for all channels; so many places remain at least, for one of such a stride.
@@ -122,10 +122,10 @@ class Histogram:
         self._flush()
         return self._zeros
 
-    def add(self, x: Array, low: float, high: float, times: int = 1) -> None:
-        """Count the elements of ``x`` so many times: finite, of any shape, from ``low`` to ``high``."""
+    def add(self, x: Array, low: float, high: float) -> None:
+        """Count the elements of ``x``: finite, of any shape, the smallest ``low`` and the largest ``high``."""
         part, weight = counted(np.asarray(x, np.float32))
-        self.add_halves(upper_halves(part), weight * times, low, high)
+        self.add_halves(upper_halves(part), weight, low, high)
 
     def add_halves(self, halves: NDArray[np.uint16], weight: int, low: float, high: float) -> None:
         """Count elements of which these are the :func:`upper_halves`, each ``weight`` times."""

@@ -25,11 +25,11 @@ from porter.quantize.observers import NotFiniteError, Observer, extent
 from porter.quantize.taps import Stream, Taps
 from porter.threads import cores, threads
 
-__all__ = ["Lane", "Seen", "Shared", "lanes", "locks"]
+__all__ = ["Lane", "Seen", "Shared", "every", "lanes", "locks"]
 
-#: The elements of so many samples are counted, and of every so manieth after them, as so many: beyond a few hundred
-#: thousand values of each tensor, more tell nothing. (Extremes are those of all samples.)
-FIRST, EVERY = 16, 8
+#: The elements of so many samples are counted at most, evenly spread over all: where these are hundreds, the others
+#: would tell little, and counting takes longer than computing. (Extremes are those of all samples.)
+_COUNTED = 50
 #: With more threads, Python's own work for each sample would be what they wait for.
 _MOST = 16
 
@@ -58,6 +58,7 @@ class Shared:
         lax: those of them that need not be finite.
         once: those that are the same in every sample, seen in the first.
         counted: observers that want the elements of a value, by its name.
+        every: they see those of every so manieth sample.
         channels: what sees single channels, by the value's name.
         ranks: the number of axes of these values.
         first: the value that is given back of the first samples.
@@ -68,6 +69,7 @@ class Shared:
     lax: Sequence[str]
     once: Collection[str]
     counted: Mapping[str, Observer]
+    every: int
     channels: Mapping[str, Channels]
     ranks: Mapping[str, int]
     first: Value | None
@@ -113,7 +115,7 @@ class Lane:
         first = None
         wanted = self._shared.first if index < LOOK and _varied(item) else None
         for arrays in self._stream(item):
-            self._see(self._part(arrays, index), row, times(index))
+            self._see(self._part(arrays, index), row, index % self._shared.every == 0)
             if wanted is not None and wanted.name in arrays:
                 first = arrays[wanted.name].reshape(wanted.shape).copy()
         strange = ~np.isfinite(row[0] + row[1])
@@ -153,8 +155,7 @@ class Lane:
         channels, rank = self._channels[name], self._shared.ranks[name]
         return channels.watch(array, rank) if stays else partial(channels.observe, array, rank)
 
-    def _see(self, part: _Part, row: Row, counted: int) -> None:
-        """See the arrays of a part, of which elements are counted so many times."""
+    def _see(self, part: _Part, row: Row, counted: bool) -> None:
         for see, place in part.channels:
             ends = see()
             if ends is not None:
@@ -163,12 +164,12 @@ class Lane:
         if not counted:
             return
         if part.look.shelf is not None:
-            self._gather.take(part.look.shelf, row, counted)
+            self._gather.take(part.look.shelf, row)
         for observer, lock, array, place in part.alone:
             low, high = row[:, place].tolist()
             if np.isfinite(low + high):
                 with lock:
-                    observer.fill(array, low, high, counted)
+                    observer.fill(array, low, high)
 
     def _problem(self, item: Sequence[Array]) -> NotFiniteError:
         """With (what, the value's name), of the first value that is not finite."""
@@ -188,9 +189,9 @@ class Lane:
             self._shared.channels[name].merge(each)
 
 
-def times(index: int) -> int:
-    """How many times the elements of the sample of that number are counted."""
-    return 1 if index < FIRST else 0 if index % EVERY else EVERY
+def every(samples: int) -> int:
+    """Of so many samples, the elements of every so manieth are counted."""
+    return max(-(-samples // _COUNTED), 1)
 
 
 def _varied(item: Sequence[Array]) -> bool:

@@ -64,9 +64,9 @@ class Observer(Protocol):
     def see(self, low: Floats, high: Floats) -> None:
         """The part of :meth:`observe` that needs the extremes of each sample alone, for many of them: (samples,)."""
 
-    def fill(self, part: Array, low: float, high: float, times: int = 1) -> None:
+    def fill(self, part: Array, low: float, high: float) -> None:
         """The part of :meth:`observe` that needs the elements, of one part of a sample: finite, ``low`` to ``high``.
-        Each counts so many times. Nothing where :func:`by_extremes`."""
+        Nothing where :func:`by_extremes`."""
 
     def fill_halves(self, halves: NDArray[np.uint16], weight: int, low: float, high: float) -> None:
         """:meth:`fill` for what is counted of the parts of some samples: their
@@ -132,7 +132,7 @@ class _Extremes:
         ends = float(low.min()), float(high.max())
         self._seen = ends if self._seen is None else _union([self._seen, ends])
 
-    def fill(self, part: Array, low: float, high: float, times: int = 1) -> None:
+    def fill(self, part: Array, low: float, high: float) -> None:
         pass
 
     def fill_halves(self, halves: NDArray[np.uint16], weight: int, low: float, high: float) -> None:
@@ -322,8 +322,8 @@ class _Histogrammed(_Extremes):
     def observe(self, *parts: Array) -> list[Range]:
         return super().observe(*(np.asarray(part, np.float32) for part in parts))
 
-    def fill(self, part: Array, low: float, high: float, times: int = 1) -> None:
-        self.histogram.add(part, low, high, times)
+    def fill(self, part: Array, low: float, high: float) -> None:
+        self.histogram.add(part, low, high)
 
     def fill_halves(self, halves: NDArray[np.uint16], weight: int, low: float, high: float) -> None:
         self.histogram.add_halves(halves, weight, low, high)

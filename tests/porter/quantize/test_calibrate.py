@@ -16,7 +16,7 @@ import porter
 from porter.data import open_data
 from porter.errors import PorterError, explain
 from porter.quantize.calibrate import calibrate
-from porter.quantize.lane import times
+from porter.quantize.lane import every
 from porter.quantize.observers import OBSERVERS, make_observer
 from porter.quantize.scheme import Scheme
 from porter.quantize.taps import Steps, Taps
@@ -264,7 +264,7 @@ def test_the_command_says_what_it_kept_and_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("observer", [*OBSERVERS, "min_max(use_avg)", "min_max(iteration=2)"])
-@pytest.mark.parametrize(("size", "count"), [(70, 5), (12, 35)])
+@pytest.mark.parametrize(("size", "count"), [(70, 5), (12, 35), (12, 110)])
 def test_a_stream_of_blocks_changes_no_bit(observer, size, count):
     """With channels that fill the runtime's blocks, against plain runs that are observed one by one: tensors of which
     histograms take a sample, and small ones, which are kept for some samples."""
@@ -290,10 +290,22 @@ def test_a_stream_of_blocks_changes_no_bit(observer, size, count):
             parts = [arrays[name] for name in members]
             low, high = min(part.min() for part in parts), max(part.max() for part in parts)
             want[group].see(np.array([low], np.float64), np.array([high], np.float64))
-            for part in parts if times(index) else ():
-                want[group].fill(part, float(part.min()), float(part.max()), times(index))
+            for part in parts if index % every(len(data)) == 0 else ():
+                want[group].fill(part, float(part.min()), float(part.max()))
     for group, reference in want.items():
         state = got.observers[group].state()
         for key, array in reference.state().items():
             np.testing.assert_array_equal(array, state[key], err_msg=f"{group} {key}")
     assert got.channels["h_y"].high.max() == got.seen["h_y"][1]
+
+
+@pytest.mark.parametrize(("count", "seen"), [(1, 1), (50, 50), (51, 26), (300, 50)])
+def test_of_hundreds_of_samples_histograms_count_some_and_extremes_are_those_of_all(graph, count, seen):
+    data = images(count)
+    data[-1] *= 100
+    name = values(graph)[0]
+    made = run(graph, "percentile(90)", data, groups={name: [name]}).observers[name]
+    plain = run(graph, "min_max", data, groups={name: [name]}).observers[name]
+    size = np.prod(next(op.outputs[0].shape for op in graph.ops() if op.outputs[0].name == name))
+    assert made.histogram.total == seen * size
+    assert (made.seen, made.count) == (plain.seen, count)

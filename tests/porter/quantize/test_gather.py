@@ -15,32 +15,31 @@ from porter.quantize.gather import Gather
 from porter.quantize.observers import make_observer
 
 
-def shown(items, names, times=lambda index: 1):
+def shown(items, names):
     """Observers that saw samples, in the same memory each, through a look and a gather; and the names that it kept."""
     observers = {name: make_observer("mse") for name in names}
     gather = Gather(observers, {name: Lock() for name in names})
     placed = side_by_side(items[0])
     look = Look(placed, {name: place for place, name in enumerate(placed)})
     kept = gather.keep(look.shelf) if look.shelf is not None else ()
-    for index, arrays in enumerate(items):
+    for arrays in items:
         for name, array in arrays.items():
             placed[name][...] = array
         row = np.full((2, len(placed)), np.nan)
         look.see(row)
-        if look.shelf is not None and times(index):
-            gather.take(look.shelf, row, times(index))
+        if look.shelf is not None:
+            gather.take(look.shelf, row)
     gather.flush()
     gather.flush()  # nothing is left to be shown twice
     return observers, set(kept)
 
 
-def same(observers, items, times=lambda index: 1):
+def same(observers, items):
     for name, observer in observers.items():
         alone = make_observer("mse")
-        for index, arrays in enumerate(items):
-            if times(index):
-                array = arrays[name]
-                alone.fill(array, float(array.min()), float(array.max()), times(index))
+        for arrays in items:
+            array = arrays[name]
+            alone.fill(array, float(array.min()), float(array.max()))
         want, got = alone.histogram.state(), observer.histogram.state()
         for key, array in want.items():
             np.testing.assert_array_equal(got[key], array, err_msg=f"{name} {key}")
@@ -70,20 +69,6 @@ def test_of_large_arrays_the_same_share_is_counted(shape):
     assert kept == {"a", "b"}
     assert observers["b"].histogram.total < 6 * 1.01 * items[0]["b"].size
     same(observers, items)
-
-
-def test_samples_that_count_more_than_once():
-    rng = np.random.default_rng(0)
-    items = [
-        {name: rng.normal(size=size).astype(np.float32) for name, size in (("a", 9), ("b", 70))} for _ in range(23)
-    ]
-
-    def times(index):
-        return 1 if index < 6 else 4 if index % 4 == 0 else 0
-
-    observers, _ = shown(items, ["a", "b"], times)
-    assert observers["a"].histogram.total == 9 * (6 + 4 * 4)
-    same(observers, items, times)
 
 
 def test_what_does_not_fit_into_memory_is_not_kept(monkeypatch):

@@ -85,7 +85,7 @@ def test_a_very_large_array_is_sampled_and_weighs_what_it_should():
     x = np.random.default_rng(0).normal(size=2_000_000).astype(np.float32)
     x[::2] = 0
     histogram = counted([x, [1e3]])
-    assert abs(histogram.total - len(x) - 1) < 11
+    assert abs(histogram.total - len(x) - 1) < 41
     assert histogram.zeros / histogram.total == pytest.approx(0.5, abs=0.002)
     assert histogram.quantile(0.9) == pytest.approx(np.quantile(np.abs(x), 0.9), rel=0.02)
     assert histogram.quantile(1) == 1e3
