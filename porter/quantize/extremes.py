@@ -22,7 +22,7 @@ from porter.quantize.derive import Derived
 __all__ = ["Block", "Look", "Row", "Rows", "Shelf"]
 
 #: Samples after which observers are shown what was seen.
-_ROWS = 64
+_ROWS = 512
 #: Elements of which a processor's cache holds twice as many for sure.
 _PIECE = 1 << 17
 
