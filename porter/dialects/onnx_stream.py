@@ -42,7 +42,7 @@ _LARGEST = 1 << 29
 #: session for each value would cost more than it wins.
 _PIECE, _SHARE = 1 << 20, 1 / 48
 #: Bytes of the values that are compared at a time when the pieces are proved.
-_PROVED = 1 << 28
+_PROVED = 1 << 29
 #: Dtypes of values that can be bound to numpy's memory.
 _DTYPES = frozenset({"float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"})
 #: The same by onnxruntime's names of types.

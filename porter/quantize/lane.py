@@ -126,7 +126,7 @@ class Lane:
         return Seen(row, first, self._problem(item) if strange.any() else None)
 
     def _part(self, arrays: Mapping[str, Array], index: int) -> _Part:
-        key = next(iter(arrays))
+        key = next(iter(arrays), "")
         kept = self._parts.get(key)
         if kept is not None and kept.arrays is arrays:
             return kept
