@@ -30,6 +30,8 @@ __all__ = ["Lane", "Seen", "Shared", "every", "lanes", "locks"]
 #: The elements of so many samples are counted at most, evenly spread over all: where these are hundreds, the others
 #: would tell little, and counting takes longer than computing. (Extremes are those of all samples.)
 _COUNTED = 50
+#: So many rows of a map show its channels' deviation.
+_MAP_ROWS = 16
 #: With more threads, Python's own work for each sample would be what they wait for.
 _MOST = 16
 
@@ -40,7 +42,7 @@ class Seen:
 
     Fields:
         row: the extremes of all values.
-        first: what the first layer makes of it, where that is looked at.
+        first: of what the first layer makes of it, where that is looked at, some rows.
         problem: a value that is not finite; the rest was not looked at.
     """
 
@@ -117,7 +119,7 @@ class Lane:
         for arrays in self._stream(item):
             self._see(self._part(arrays, index), row, index % self._shared.every == 0)
             if wanted is not None and wanted.name in arrays:
-                first = arrays[wanted.name].reshape(wanted.shape).copy()
+                first = _some_rows(arrays[wanted.name], wanted.shape or ())
         strange = ~np.isfinite(row[0] + row[1])
         row[:, strange] = np.nan
         strange[self._lax] = False
@@ -192,6 +194,14 @@ class Lane:
 def every(samples: int) -> int:
     """Of so many samples, the elements of every so manieth are counted."""
     return max(-(-samples // _COUNTED), 1)
+
+
+def _some_rows(array: Array, shape: tuple[int, ...]) -> Array:
+    """A copy of a value of that shape, (N, channels, ...): of high maps only some rows, evenly spread."""
+    if len(shape) < 4:
+        return array.reshape(shape).copy()
+    some = array[..., :: max(shape[-2] // _MAP_ROWS, 1), :]
+    return some.reshape(*shape[:-2], *some.shape[-2:]).copy()
 
 
 def _varied(item: Sequence[Array]) -> bool:
