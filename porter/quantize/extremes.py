@@ -110,7 +110,6 @@ class Shelf:
         places: of their values in a row.
         memory: float32, from the first to the end of the last.
         ends: where each begins and ends in it, (arrays, 2).
-        largest: the elements of the largest.
         pieces: the arrays in pieces that fit into a processor's cache together: the memory from the first to the end of
             the last of some, and where each begins and ends in it, but for the last end.
         first: the number of each array's first piece.
@@ -120,7 +119,6 @@ class Shelf:
     places: NDArray[np.intp]
     memory: Array
     ends: NDArray[np.intp]
-    largest: int
     pieces: list[tuple[Array, NDArray[np.intp]]]
     first: NDArray[np.intp]
 
@@ -174,7 +172,6 @@ class Shelf:
             np.array([place[name] for name in names], np.intp),
             memory,
             ends,
-            max(arrays[name].size for name in names),
             [_run(memory, run) for run in _runs(pieces)],
             np.cumsum([0, *(len(cut) for cut in cuts[:-1])]),
         )
